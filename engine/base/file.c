@@ -156,7 +156,8 @@ static l2cdb_status sync_directory_of(const char *path, l2cdb_error *err) {
     }
     l2cdb_status rc = L2CDB_OK;
     int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    // Some file systems refuse fsync on a directory with EINVAL; the rename is then as safe as it gets.
+    // Some file systems refuse fsync on a directory with EINVAL; the rename is then as safe as it
+    // gets.
     if (fd < 0 || (fsync(fd) != 0 && errno != EINVAL)) {
         rc = l2c_fail_errno(err, errno, "could not sync directory %s", dir);
     }

@@ -11,8 +11,8 @@ l2cdb_status l2c_json_parse(json_t **out, const char *text, size_t n, const char
         if (json_error_code(&e) == json_error_out_of_memory) {
             return l2c_fail_nomem(err, n);
         }
-        l2c_fail(err, L2CDB_E_FORMAT, "%s is not valid JSON: %s (line %d, column %d)", what,
-                 e.text, e.line, e.column);
+        l2c_fail(err, L2CDB_E_FORMAT, "%s is not valid JSON: %s (line %d, column %d)", what, e.text,
+                 e.line, e.column);
         if (err != NULL) {
             err->offset = e.position;
         }

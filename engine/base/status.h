@@ -70,8 +70,7 @@ L2CDB_API void l2cdb_error_clear(l2cdb_error *err);
 
 /* Fills `err` (NULL accepted; hint is cleared, offset set to -1) and returns `code`, so that a
  * failing function can say `return l2c_fail(err, L2CDB_E_FORMAT, "row %zu: ...", i);`. */
-l2cdb_status l2c_fail(l2cdb_error *err, l2cdb_status code, const char *fmt, ...)
-    L2CDB_PRINTF(3, 4);
+l2cdb_status l2c_fail(l2cdb_error *err, l2cdb_status code, const char *fmt, ...) L2CDB_PRINTF(3, 4);
 
 /* Adds the remedy to an error just filled; returns err->code, or E_INTERNAL if err is NULL. */
 l2cdb_status l2c_hint(l2cdb_error *err, const char *fmt, ...) L2CDB_PRINTF(2, 3);

@@ -109,9 +109,9 @@ static void files_are_replaced_whole(void **state) {
 /* Broken: hostile JSON is taken, or an error does not name the key. */
 static void json_is_strict(void **state) {
     (void)state;
-    static const char *const bad[] = { "",       "{",          "{\"a\":1,\"a\":2}", "{} x",
-                                       "[1,]",   "{\"a\":01}", "\"\xFF\"",          "\"\\ud800\"",
-                                       "{'a':1}" };
+    static const char *const bad[] = { "",         "{",           "{\"a\":1,\"a\":2}",
+                                       "{} x",     "[1,]",        "{\"a\":01}",
+                                       "\"\xFF\"", "\"\\ud800\"", "{'a':1}" };
     l2cdb_error e;
     json_t *j;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
