@@ -1,0 +1,33 @@
+/* The inside of the tokenizer: opening from memory, and the text template of LLM2CLIP.
+ *
+ * The door (encoders.h) has l2c_tokenizer_open, _close and _encode. A tokenizer is immutable once
+ * opened apart from an internal word cache with its own lock; any thread may use it. */
+#ifndef L2C_TOKENIZER_H
+#define L2C_TOKENIZER_H
+
+#include "encoders/encoders.h"
+
+#define L2C_TOKENS_MAX 512
+
+/* From the n bytes of a tokenizer.json (copied as needed). `what` names it in messages. */
+l2cdb_status l2c_tokenizer_read(l2c_tokenizer **out, const char *json, size_t n, const char *what,
+                                l2cdb_error *err);
+/* Number of ids: the greatest id plus one. */
+size_t l2c_tokenizer_vocab(const l2c_tokenizer *t);
+/* The id of a token by its exact content in the file's own alphabet, or -1. */
+int32_t l2c_tokenizer_id(const l2c_tokenizer *t, const char *token);
+/* True if the three chat tokens exist, so that l2c_prompt_encode can build the frame. */
+bool l2c_tokenizer_has_template(const l2c_tokenizer *t);
+/* Hash of everything that decides ids. */
+l2c_hash l2c_tokenizer_fingerprint(const l2c_tokenizer *t);
+
+/* The ids the LLM sees for one text (spec 3.1, 3.2): BOS where the file has one, frame, text, eot;
+ * cut to L2C_TOKENS_MAX. The last *pooled of the *count ids are averaged.
+ *   ids  int32 [L2C_TOKENS_MAX]
+ * flags: L2C_TEXT_TRUSTED, or 0 (literal special tokens and separators are plain bytes).
+ * E_INVALID for bad UTF-8 (offset set) or a text that pools nothing. */
+l2cdb_status l2c_prompt_encode(const l2c_tokenizer *t, int32_t ids[L2C_TOKENS_MAX], size_t *count,
+                               size_t *pooled, const char *text, size_t n, unsigned flags,
+                               l2cdb_error *err);
+
+#endif
