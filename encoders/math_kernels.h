@@ -1,0 +1,43 @@
+/* exp and erf in f32 for loops that compilers vectorise; included once per processor level with FN
+ * (a name's suffix) and TARGET (the function attribute) defined, as layers_kernels.h is. */
+
+/* 2^n for whole n in [-126, 127] is an exponent field. Cephes-like split of ln 2 in two parts. */
+TARGET static inline float FN(exp)(float x) {
+    x = x < -87.0F ? -87.0F : x;
+    x = x > 88.0F ? 88.0F : x;
+    float n = __builtin_floorf(x * 1.44269504F + 0.5F);
+    float r = x - n * 0.693359375F;
+    r = r + n * 2.12194440e-4F;
+    float p = 1.9875691500e-4F;
+    p = p * r + 1.3981999507e-3F;
+    p = p * r + 8.3334519073e-3F;
+    p = p * r + 4.1665795894e-2F;
+    p = p * r + 1.6666665459e-1F;
+    p = p * r + 5.0000001201e-1F;
+    p = p * r * r + r + 1.0F;
+    union {
+        int32_t i;
+        float f;
+    } power = { .i = ((int32_t)n + 127) << 23 };
+    return p * power.f;
+}
+
+/* erf as x P(x²) / Q(x²) on [-4, 4], beyond which it is ±1 in f32. */
+TARGET static inline float FN(erf)(float x) {
+    x = x < -4.0F ? -4.0F : x;
+    x = x > 4.0F ? 4.0F : x;
+    float s = x * x;
+    float p = -2.72614225801306e-10F;
+    p = p * s + 2.77068142495902e-08F;
+    p = p * s - 2.10102402082508e-06F;
+    p = p * s - 5.69250639462346e-05F;
+    p = p * s - 7.34990630326855e-04F;
+    p = p * s - 2.95459980854025e-03F;
+    p = p * s - 1.60960333262415e-02F;
+    float q = -1.45660718464996e-05F;
+    q = q * s - 2.13374055278905e-04F;
+    q = q * s - 1.68282697438203e-03F;
+    q = q * s - 7.37332916720468e-03F;
+    q = q * s - 1.42647390514189e-02F;
+    return x * p / q;
+}
