@@ -1,25 +1,29 @@
-/* AdamW; one fused pass, since a step is bound by memory: four streams in, three out. */
+/* AdamW: the factors of a step, and the block cut among the team's threads. */
 #include "encoders/adamw.h"
 
 #include <math.h>
 
-void l2c_adamw_step(const l2c_adamw *o, float *restrict p, float *restrict m, float *restrict v,
-                    const float *restrict grad, float scale, size_t n) {
+#include "encoders/train_kernels.h"
+
+void l2c_adamw_step(const l2c_adamw *o, float *p, float *m, float *v, const float *grad,
+                    float scale, size_t n) {
     const double t = (double)o->step;
-    const float keep = (float)(1.0 - o->lr * o->weight_decay);
-    const float b1 = (float)o->beta1, b2 = (float)o->beta2;
-    const float c1 = (float)(1.0 - o->beta1), c2 = (float)(1.0 - o->beta2);
-    const float rate = (float)(o->lr / (1.0 - pow(o->beta1, t)));
-    const float root = (float)(1.0 / sqrt(1.0 - pow(o->beta2, t)));
-    const float eps = (float)o->eps;
-#pragma omp parallel for simd schedule(static) if (n > 65536)
-    for (size_t i = 0; i < n; i++) {
-        float g = grad[i] * scale;
-        float mi = b1 * m[i] + c1 * g;
-        float vi = b2 * v[i] + c2 * g * g;
-        m[i] = mi;
-        v[i] = vi;
-        p[i] = keep * p[i] - rate * mi / (sqrtf(vi) * root + eps);
+    const l2c_adamw_factors f = {
+        .scale = scale,
+        .beta1 = (float)o->beta1,
+        .rest1 = (float)(1.0 - o->beta1),
+        .beta2 = (float)o->beta2,
+        .rest2 = (float)(1.0 - o->beta2),
+        .keep = (float)(1.0 - o->lr * o->weight_decay),
+        .rate = (float)(o->lr / (1.0 - pow(o->beta1, t))),
+        .root = (float)(1.0 / sqrt(1.0 - pow(o->beta2, t))),
+        .eps = (float)o->eps,
+    };
+    const l2c_train_kernels *k = l2c_train_kernels_get();
+    const size_t piece = (size_t)1 << 15;
+#pragma omp parallel for schedule(static) if (n > piece)
+    for (size_t i = 0; i < n; i += piece) {
+        k->adamw(p + i, m + i, v + i, grad + i, &f, n - i < piece ? n - i : piece);
     }
 }
 
