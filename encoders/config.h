@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "encoders/pixels.h"
 #include "engine/base/status.h"
 
 typedef enum l2c_vision_kind {
@@ -24,31 +25,23 @@ typedef enum l2c_act {
 } l2c_act;
 
 const char *l2c_act_name(l2c_act a); /* "quick_gelu", "gelu", "gelu_pytorch_tanh" */
-
-/* Pixels: resize the short side to `resize`, crop the centre `crop`×`crop`, multiply by `rescale`,
- * subtract mean, divide by std (spec 4.1). Steps that are off: resize 0 (none). */
-typedef struct l2c_preprocess {
-    size_t resize, crop;
-    bool squash; /* resize both sides to `resize`, no crop (size {"height","width"}) */
-    double rescale;
-    float mean[3], std[3];
-} l2c_preprocess;
+l2cdb_status l2c_act_parse(l2c_act *out, const char *name, const char *what, l2cdb_error *err);
 
 typedef struct l2c_vision_config {
     l2c_vision_kind kind;
-    size_t width;       /* W */
-    size_t layers;      /* L */
-    size_t heads;       /* heads * head_width = W */
-    size_t head_width;  /* 64; 72 in SigLIP2 */
-    size_t hidden;      /* of the MLP */
-    size_t pool_hidden; /* SigLIP2's pooling MLP; 0 otherwise */
-    size_t patch;       /* P, pixels */
-    size_t image_side;  /* S = grid * patch, pixels */
-    size_t grid;        /* G; tokens are G*G, plus the class token (none in SigLIP2) */
-    size_t rope_grid;   /* EVA02: 16, the pretraining grid; 0 otherwise */
-    l2c_act act;        /* of the MLP; EVA02's SwiGLU uses silu whatever this says */
-    double ln_eps;      /* every LayerNorm of the tower */
-    l2c_preprocess pixels;
+    size_t width;             /* W */
+    size_t layers;            /* L */
+    size_t heads;             /* heads * head_width = W */
+    size_t head_width;        /* 64; 72 in SigLIP2 */
+    size_t hidden;            /* of the MLP */
+    size_t pool_hidden;       /* SigLIP2's pooling MLP; 0 otherwise */
+    size_t patch;             /* P, pixels */
+    size_t image_side;        /* S = grid * patch, pixels */
+    size_t grid;              /* G; tokens are G*G, plus the class token (none in SigLIP2) */
+    size_t rope_grid;         /* EVA02: 16, the pretraining grid; 0 otherwise */
+    l2c_act act;              /* of the MLP; EVA02's SwiGLU uses silu whatever this says */
+    double ln_eps;            /* every LayerNorm of the tower */
+    l2c_pixels_config pixels; /* crop_side = S */
 } l2c_vision_config;
 
 typedef struct l2c_llm_config {
@@ -84,10 +77,8 @@ l2cdb_status l2c_config_read_llm(l2c_llm_config *out, const char *json, size_t n
  * the file does not say. Preprocessing is left alone. */
 l2cdb_status l2c_config_read_clip(l2c_vision_config *out, size_t *projection_dim, const char *json,
                                   size_t n, const char *what, l2cdb_error *err);
-/* The constants of spec 4.1 for a tower of S pixels. */
-void l2c_preprocess_default(l2c_preprocess *out, size_t image_side);
 /* preprocessor_config.json; absent keys keep what *out holds. */
-l2cdb_status l2c_config_read_preprocess(l2c_preprocess *out, size_t image_side, const char *json,
+l2cdb_status l2c_config_read_preprocess(l2c_pixels_config *out, size_t image_side, const char *json,
                                         size_t n, const char *what, l2cdb_error *err);
 
 #endif

@@ -39,6 +39,8 @@ typedef enum l2c_dtype {
 const char *l2c_dtype_name(l2c_dtype d);
 size_t l2c_dtype_bytes(l2c_dtype d);
 bool l2c_dtype_is_float(l2c_dtype d);
+/* The other way; false for a name that is not one of these. */
+bool l2c_dtype_parse(l2c_dtype *out, const char *name);
 
 #define L2C_TENSOR_DIMS_MAX 8
 
