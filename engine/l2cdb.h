@@ -172,6 +172,15 @@ L2CDB_API l2cdb_status l2cdb_get_original(l2cdb *db, int64_t id, l2cdb_bytes *ou
                                           l2cdb_error *err);
 L2CDB_API void l2cdb_bytes_free(l2cdb_bytes *b);
 
+/* The thumbnail decoded, for faces that draw (a terminal): RGB8 [height, width, 3] without padding.
+ * Freed with l2cdb_pixels_free. */
+typedef struct l2cdb_pixels {
+    uint8_t *rgb;
+    uint32_t width, height;
+} l2cdb_pixels;
+L2CDB_API l2cdb_status l2cdb_get_pixels(l2cdb *db, int64_t id, l2cdb_pixels *out, l2cdb_error *err);
+L2CDB_API void l2cdb_pixels_free(l2cdb_pixels *p);
+
 /* ---- Search -------------------------------------------------------------------------------- */
 
 typedef enum l2cdb_target { L2CDB_IMAGES, L2CDB_CAPTIONS } l2cdb_target;
