@@ -8,7 +8,8 @@
  *
  * Change numbers. Every transaction that alters what an index holds takes the next number; rows
  * carry the number of their last change and removals are logged, so an index stamped with
- * (generation, change) can catch up. See docs/format.md for the tables. */
+ * (generation, change) can catch up. A number covers at most L2C_CHANGE_ROWS rows; a larger
+ * transaction takes several. See docs/format.md for the tables. */
 #ifndef L2C_STORE_H
 #define L2C_STORE_H
 
@@ -18,6 +19,8 @@
 
 #include "engine/base/hash.h"
 #include "engine/base/mem.h"
+
+#define L2C_CHANGE_ROWS 256
 
 typedef struct l2c_store l2c_store;
 
@@ -40,7 +43,7 @@ void l2c_store_rollback(l2c_store *s);
 
 /* The last committed change number, seen across processes; cheap enough for every query. */
 l2cdb_status l2c_store_change(l2c_store *s, int64_t *change, l2cdb_error *err);
-/* The number the open transaction commits under. */
+/* The highest number the open transaction has given to a row (its own, if it has written any). */
 int64_t l2c_store_change_pending(const l2c_store *s);
 
 /* Settings by name ("exif_rotate", "model_path", "width", …). get: *out is NULL when unset; freed
@@ -72,18 +75,29 @@ typedef struct l2c_image_record {
 typedef struct l2c_path_state {
     int64_t image_id;
     int64_t size_bytes, mtime_ns;
+    size_t paths; /* of that record, this one included */
     bool failed;
 } l2c_path_state;
 l2cdb_status l2c_images_find_path(l2c_store *s, const char *path, l2c_path_state *out,
                                   l2cdb_error *err);
 l2cdb_status l2c_images_find_hash(l2c_store *s, const l2c_hash *hash, int64_t *id,
                                   l2cdb_error *err);
-/* id 0 inserts and sets r->id; else replaces the record's own columns (captions, tags, meta stay).
- */
+/* id 0 inserts and sets r->id; else replaces the record's own columns (captions stay; so do tags
+ * and meta where r's are NULL). Other content than before (another hash) or status "error" drops
+ * the record's features and vectors: the caller puts the new ones in the same transaction. */
 l2cdb_status l2c_images_put(l2c_store *s, l2c_image_record *r, l2cdb_error *err);
-/* Another path with the same content. */
+/* Another path with the same content. A path that belonged to another record leaves it as with
+ * remove_path. */
 l2cdb_status l2c_images_add_path(l2c_store *s, int64_t id, const char *path, int64_t size_bytes,
                                  int64_t mtime_ns, l2cdb_error *err);
+/* Forgets one path. A record without any path left goes with its captions (*deleted, may be NULL).
+ * E_NOTFOUND. */
+l2cdb_status l2c_images_remove_path(l2c_store *s, const char *path, bool *deleted,
+                                    l2cdb_error *err);
+/* The user's own columns; meta must be JSON. NULL empties the column. E_NOTFOUND. */
+l2cdb_status l2c_images_set_user(l2c_store *s, int64_t id, const char *tags, const char *meta,
+                                 l2cdb_error *err);
+/* E_NOTFOUND names the first unknown id; then nothing is deleted. The same for captions. */
 l2cdb_status l2c_images_delete(l2c_store *s, const int64_t *ids, size_t n, l2cdb_error *err);
 /* A copy of the record; strings live in `arena`. E_NOTFOUND. */
 l2cdb_status l2c_images_get(l2c_store *s, int64_t id, l2c_image_record *out, l2c_arena *arena,
@@ -110,7 +124,7 @@ l2cdb_status l2c_captions_update(l2c_store *s, int64_t id, const char *text, con
 l2cdb_status l2c_captions_delete(l2c_store *s, const int64_t *ids, size_t n, l2cdb_error *err);
 l2cdb_status l2c_captions_get(l2c_store *s, int64_t id, l2c_caption_record *out, l2c_arena *arena,
                               l2cdb_error *err);
-/* In ascending (image_id, id) from after_image_id; up to max; strings in the arena. */
+/* In ascending id after after_id; up to max; strings in the arena. */
 l2cdb_status l2c_captions_pull(l2c_store *s, l2c_caption_record *out, size_t max, size_t *got,
                                int64_t after_id, l2c_arena *arena, l2cdb_error *err);
 
@@ -124,7 +138,7 @@ l2cdb_status l2c_features_pull(l2c_store *s, l2c_kind kind, const l2c_hash *trun
                                l2cdb_error *err);
 l2cdb_status l2c_features_get(l2c_store *s, l2c_kind kind, const l2c_hash *trunk, size_t width,
                               int64_t item_id, float *v, l2cdb_error *err);
-/* Items that have no feature of this trunk yet (ok photos; all captions), ascending. */
+/* Items that have no feature of this trunk yet (ok photos with a file; all captions), ascending. */
 l2cdb_status l2c_features_missing(l2c_store *s, l2c_kind kind, const l2c_hash *trunk, int64_t *ids,
                                   size_t max, size_t *got, int64_t after_id, l2cdb_error *err);
 
@@ -180,8 +194,12 @@ l2cdb_status l2c_vectors_count(l2c_store *s, int64_t generation, l2c_kind kind, 
 l2cdb_status l2c_vectors_pull(l2c_store *s, int64_t generation, l2c_kind kind, size_t width,
                               int64_t *ids, float *v, size_t max, size_t *got, int64_t after_id,
                               l2cdb_error *err);
+/* Items with a feature of `trunk` and no vector in the generation, ascending. */
+l2cdb_status l2c_vectors_missing(l2c_store *s, int64_t generation, l2c_kind kind,
+                                 const l2c_hash *trunk, int64_t *ids, size_t max, size_t *got,
+                                 int64_t after_id, l2cdb_error *err);
 /* Changes newer than `since` in order of change number; semantics of index.h's replay. A batch
- * never ends inside one change number. */
+ * never ends inside one change number, so max must be at least L2C_CHANGE_ROWS. */
 l2cdb_status l2c_vectors_replay(l2c_store *s, int64_t generation, l2c_kind kind, size_t width,
                                 int64_t *ids, float *v, bool *added, size_t max, size_t *got,
                                 int64_t since, int64_t *change, l2cdb_error *err);

@@ -1,0 +1,317 @@
+/* Vectors of generations, and the log by which indexes follow them.
+ *
+ * Every (generation, kind, item) is in `embedding` with the number of its last change, or in
+ * `removal` with the number of its removal, or was never there; never in both. So the state of a
+ * generation at any later change is what it was plus the rows with newer numbers, in their order.
+ */
+#include "storage/conn.h"
+
+#include <string.h>
+
+static l2cdb_status check_key(int64_t generation, int64_t item, l2cdb_error *err) {
+    if (generation < 1 || generation > L2C_GENERATION_MAX || item < 1 || item > L2C_ITEM_MAX) {
+        return l2c_fail(err, L2CDB_E_INVALID, "generation %lld or item %lld is out of range",
+                        (long long)generation, (long long)item);
+    }
+    return L2CDB_OK;
+}
+
+l2cdb_status l2c_vectors_put(l2c_store *s, int64_t generation, l2c_kind kind, int64_t item_id,
+                             const float *v, size_t width, l2cdb_error *err) {
+    l2cdb_status rc = check_key(generation, item_id, err);
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    l2c_write w;
+    rc = l2c_write_begin(&w, s, err);
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    int64_t key = l2c_vector_key(generation, kind, item_id);
+    sqlite3_stmt *stmt;
+    rc = l2c_conn_prepare(w.conn, &stmt, "DELETE FROM removal WHERE id = ?1", err);
+    if (rc == L2CDB_OK) {
+        sqlite3_bind_int64(stmt, 1, key);
+        rc = l2c_conn_run(w.conn, stmt, "storing a vector", err);
+    }
+    if (rc == L2CDB_OK) {
+        rc = l2c_conn_prepare(
+            w.conn, &stmt,
+            "INSERT OR REPLACE INTO embedding(id, change, vector) VALUES(?1, ?2, ?3)", err);
+    }
+    if (rc == L2CDB_OK) {
+        sqlite3_bind_int64(stmt, 1, key);
+        sqlite3_bind_int64(stmt, 2, l2c_write_change(s));
+        sqlite3_bind_blob64(stmt, 3, v, width * sizeof *v, SQLITE_STATIC);
+        rc = l2c_conn_run(w.conn, stmt, "storing a vector", err);
+    }
+    return l2c_write_end(&w, rc, err);
+}
+
+l2cdb_status l2c_vectors_forget(l2c_store *s, l2c_conn *c, l2c_kind kind, int64_t item_id,
+                                l2cdb_error *err) {
+    sqlite3_stmt *generations, *log, *stmt;
+    l2cdb_status rc = l2c_conn_prepare(
+        c, &generations,
+        "SELECT e.id FROM generation g JOIN embedding e ON e.id = (g.id << 41) | (?1 << 40) | ?2",
+        err);
+    if (rc == L2CDB_OK) {
+        rc = l2c_conn_prepare(c, &log, "INSERT OR REPLACE INTO removal(id, change) VALUES(?1, ?2)",
+                              err);
+    }
+    if (rc == L2CDB_OK) {
+        sqlite3_bind_int(generations, 1, (int)kind);
+        sqlite3_bind_int64(generations, 2, item_id);
+        while (rc == L2CDB_OK && sqlite3_step(generations) == SQLITE_ROW) {
+            sqlite3_bind_int64(log, 1, sqlite3_column_int64(generations, 0));
+            sqlite3_bind_int64(log, 2, l2c_write_change(s));
+            rc = l2c_conn_run(c, log, "noting a removal", err);
+        }
+        sqlite3_reset(generations);
+    }
+    if (rc == L2CDB_OK) {
+        rc = l2c_conn_prepare(c, &stmt,
+                              "DELETE FROM embedding WHERE id IN"
+                              " (SELECT (g.id << 41) | (?1 << 40) | ?2 FROM generation g)",
+                              err);
+    }
+    if (rc == L2CDB_OK) {
+        sqlite3_bind_int(stmt, 1, (int)kind);
+        sqlite3_bind_int64(stmt, 2, item_id);
+        rc = l2c_conn_run(c, stmt, "removing vectors", err);
+    }
+    if (rc == L2CDB_OK) {
+        rc = l2c_conn_prepare(c, &stmt,
+                              "DELETE FROM feature WHERE id IN"
+                              " (SELECT (t.id << 40) | ?2 FROM trunk t WHERE t.kind = ?1)",
+                              err);
+    }
+    if (rc == L2CDB_OK) {
+        sqlite3_bind_int(stmt, 1, (int)kind);
+        sqlite3_bind_int64(stmt, 2, item_id);
+        rc = l2c_conn_run(c, stmt, "removing features", err);
+    }
+    return rc;
+}
+
+static l2cdb_status copy_vector(float *out, sqlite3_stmt *stmt, int column, size_t width,
+                                int64_t key, l2cdb_error *err) {
+    size_t bytes = (size_t)sqlite3_column_bytes(stmt, column);
+    if (bytes != width * sizeof *out) {
+        l2c_fail(err, L2CDB_E_CORRUPT, "the vector of item %lld has %zu bytes, expected %zu",
+                 (long long)l2c_key_item(key), bytes, width * sizeof *out);
+        return l2c_hint(err, "run `l2cdb check --repair`");
+    }
+    memcpy(out, sqlite3_column_blob(stmt, column), bytes);
+    return L2CDB_OK;
+}
+
+l2cdb_status l2c_vectors_get(l2c_store *s, int64_t generation, l2c_kind kind, int64_t item_id,
+                             float *v, size_t width, l2cdb_error *err) {
+    l2cdb_status rc = check_key(generation, item_id, err);
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    l2c_conn *c;
+    rc = l2c_reader_get(s, &c, err);
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    int64_t key = l2c_vector_key(generation, kind, item_id);
+    sqlite3_stmt *stmt;
+    rc = l2c_conn_prepare(c, &stmt, "SELECT vector FROM embedding WHERE id = ?1", err);
+    if (rc == L2CDB_OK) {
+        sqlite3_bind_int64(stmt, 1, key);
+        int step = sqlite3_step(stmt);
+        if (step == SQLITE_ROW) {
+            rc = copy_vector(v, stmt, 0, width, key, err);
+        } else if (step == SQLITE_DONE) {
+            rc = l2c_fail(err, L2CDB_E_NOTFOUND, "%s %lld has no vector in generation %lld",
+                          kind == L2C_KIND_IMAGE ? "photo" : "caption", (long long)item_id,
+                          (long long)generation);
+        } else {
+            rc = l2c_sqlite_fail(err, c->db, step, "reading a vector");
+        }
+        sqlite3_reset(stmt);
+    }
+    l2c_reader_put(s, c);
+    return rc;
+}
+
+/* Counts in the index by change number: it holds the keys without the vectors, a hundredth of the
+ * pages. */
+l2cdb_status l2c_vectors_count(l2c_store *s, int64_t generation, l2c_kind kind, size_t *count,
+                               l2cdb_error *err) {
+    *count = 0;
+    l2c_conn *c;
+    l2cdb_status rc = l2c_reader_get(s, &c, err);
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    sqlite3_stmt *stmt;
+    rc = l2c_conn_prepare(c, &stmt,
+                          "SELECT count(*) FROM embedding INDEXED BY embedding_by_change"
+                          " WHERE change >= 0 AND +id BETWEEN ?1 AND ?2",
+                          err);
+    if (rc == L2CDB_OK) {
+        sqlite3_bind_int64(stmt, 1, l2c_vector_key(generation, kind, 0));
+        sqlite3_bind_int64(stmt, 2, l2c_vector_key(generation, kind, L2C_ITEM_MAX));
+        int step = sqlite3_step(stmt);
+        if (step == SQLITE_ROW) {
+            *count = (size_t)sqlite3_column_int64(stmt, 0);
+        } else {
+            rc = l2c_sqlite_fail(err, c->db, step, "counting vectors");
+        }
+        sqlite3_reset(stmt);
+    }
+    l2c_reader_put(s, c);
+    return rc;
+}
+
+l2cdb_status l2c_vectors_pull(l2c_store *s, int64_t generation, l2c_kind kind, size_t width,
+                              int64_t *ids, float *v, size_t max, size_t *got, int64_t after_id,
+                              l2cdb_error *err) {
+    *got = 0;
+    l2c_conn *c;
+    l2cdb_status rc = l2c_reader_get(s, &c, err);
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    sqlite3_stmt *stmt;
+    rc = l2c_conn_prepare(c, &stmt,
+                          "SELECT id, vector FROM embedding WHERE id > ?1 AND id <= ?2"
+                          " ORDER BY id LIMIT ?3",
+                          err);
+    if (rc == L2CDB_OK) {
+        sqlite3_bind_int64(stmt, 1, l2c_vector_key(generation, kind, after_id < 0 ? 0 : after_id));
+        sqlite3_bind_int64(stmt, 2, l2c_vector_key(generation, kind, L2C_ITEM_MAX));
+        sqlite3_bind_int64(stmt, 3, (int64_t)max);
+        int step = SQLITE_DONE;
+        while (rc == L2CDB_OK && (step = sqlite3_step(stmt)) == SQLITE_ROW) {
+            int64_t key = sqlite3_column_int64(stmt, 0);
+            ids[*got] = l2c_key_item(key);
+            rc = copy_vector(v + *got * width, stmt, 1, width, key, err);
+            *got += rc == L2CDB_OK ? 1 : 0;
+        }
+        if (rc == L2CDB_OK && step != SQLITE_DONE) {
+            rc = l2c_sqlite_fail(err, c->db, step, "reading vectors");
+        }
+        sqlite3_reset(stmt);
+    }
+    l2c_reader_put(s, c);
+    return rc;
+}
+
+/* ---- Replay -------------------------------------------------------------------------------------
+ */
+
+static l2cdb_status log_reaches(l2c_conn *c, int64_t since, l2cdb_error *err) {
+    sqlite3_stmt *stmt;
+    l2cdb_status rc = l2c_conn_prepare(c, &stmt, "SELECT value, trimmed FROM change", err);
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    if (sqlite3_step(stmt) == SQLITE_ROW) {
+        int64_t last = sqlite3_column_int64(stmt, 0), trimmed = sqlite3_column_int64(stmt, 1);
+        if (since < trimmed || since > last) {
+            rc = l2c_fail(err, L2CDB_E_NOTFOUND,
+                          "the log holds changes %lld to %lld, asked for those after %lld",
+                          (long long)trimmed + 1, (long long)last, (long long)since);
+        }
+    } else {
+        rc = l2c_sqlite_fail(err, c->db, sqlite3_errcode(c->db), "reading the change number");
+    }
+    sqlite3_reset(stmt);
+    return rc;
+}
+
+static l2cdb_status read_changes(l2c_conn *c, sqlite3_stmt *stmt, size_t width, int64_t *ids,
+                                 float *v, bool *added, size_t max, size_t *got, int64_t *change,
+                                 l2cdb_error *err) {
+    size_t whole = 0; // rows of complete change numbers
+    int64_t last_whole = *change, current = *change;
+    int step;
+    while ((step = sqlite3_step(stmt)) == SQLITE_ROW) {
+        int64_t number = sqlite3_column_int64(stmt, 0), key = sqlite3_column_int64(stmt, 1);
+        if (number != current) {
+            whole = *got;
+            last_whole = current;
+            current = number;
+        }
+        if (*got == max) { // no room: what was begun is left for the next call
+            *got = whole;
+            *change = last_whole;
+            return whole > 0 ? L2CDB_OK
+                             : l2c_fail(err, L2CDB_E_INTERNAL, "change %lld has more than %zu rows",
+                                        (long long)number, max);
+        }
+        ids[*got] = l2c_key_item(key);
+        added[*got] = sqlite3_column_type(stmt, 2) != SQLITE_NULL;
+        if (added[*got]) {
+            l2cdb_status rc = copy_vector(v + *got * width, stmt, 2, width, key, err);
+            if (rc != L2CDB_OK) {
+                return rc;
+            }
+        }
+        ++*got;
+    }
+    if (step != SQLITE_DONE) {
+        return l2c_sqlite_fail(err, c->db, step, "reading changes");
+    }
+    *change = current;
+    return L2CDB_OK;
+}
+
+l2cdb_status l2c_vectors_replay(l2c_store *s, int64_t generation, l2c_kind kind, size_t width,
+                                int64_t *ids, float *v, bool *added, size_t max, size_t *got,
+                                int64_t since, int64_t *change, l2cdb_error *err) {
+    *got = 0;
+    *change = since;
+    l2c_conn *c;
+    l2cdb_status rc = l2c_reader_get(s, &c, err);
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    rc = log_reaches(c, since, err);
+    sqlite3_stmt *stmt;
+    if (rc == L2CDB_OK) {
+        rc = l2c_conn_prepare(
+            c, &stmt,
+            "SELECT change, id, vector FROM embedding INDEXED BY embedding_by_change"
+            " WHERE change > ?1 AND +id BETWEEN ?2 AND ?3"
+            " UNION ALL SELECT change, id, NULL FROM removal INDEXED BY removal_by_change"
+            " WHERE change > ?1 AND +id BETWEEN ?2 AND ?3 ORDER BY 1, 2 LIMIT ?4",
+            err);
+    }
+    if (rc == L2CDB_OK) {
+        sqlite3_bind_int64(stmt, 1, since);
+        sqlite3_bind_int64(stmt, 2, l2c_vector_key(generation, kind, 0));
+        sqlite3_bind_int64(stmt, 3, l2c_vector_key(generation, kind, L2C_ITEM_MAX));
+        sqlite3_bind_int64(stmt, 4, (int64_t)max + 1); // one more tells whether it ends in a change
+        rc = read_changes(c, stmt, width, ids, v, added, max, got, change, err);
+        sqlite3_reset(stmt);
+    }
+    l2c_reader_put(s, c);
+    return rc;
+}
+
+l2cdb_status l2c_changes_trim(l2c_store *s, int64_t change, l2cdb_error *err) {
+    l2c_write w;
+    l2cdb_status rc = l2c_write_begin(&w, s, err);
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    static const char *const statements[] = {
+        "DELETE FROM removal WHERE change <= ?1",
+        "UPDATE change SET trimmed = max(trimmed, min(?1, value))",
+    };
+    for (size_t i = 0; i < 2 && rc == L2CDB_OK; i++) {
+        sqlite3_stmt *stmt;
+        rc = l2c_conn_prepare(w.conn, &stmt, statements[i], err);
+        if (rc == L2CDB_OK) {
+            sqlite3_bind_int64(stmt, 1, change);
+            rc = l2c_conn_run(w.conn, stmt, "trimming the removal log", err);
+        }
+    }
+    return l2c_write_end(&w, rc, err);
+}
