@@ -5,9 +5,9 @@
  *   l2c_trainer_get_heads(t, &tuned, &err);            // a copy, ready for l2c_heads_text
  *
  * Trained are the text adapter, the logit scale and, on request, the image projection; the trunks
- * are frozen and absent. One step is: forward, loss, backward, clip by the global norm, AdamW, clamp
- * of the logit scale to [0, ln 100]. Source: LLM2CLIP stage 2 (spec 6.2) and, for captions, stage 1
- * (spec 6.1) applied to the adapter.
+ * are frozen and absent. One step is: forward, loss, backward, clip by the global norm, AdamW,
+ * clamp of the logit scale to [0, ln 100]. Source: LLM2CLIP stage 2 (spec 6.2) and, for captions,
+ * stage 1 (spec 6.1) applied to the adapter.
  *
  * Parameters, gradients and both moments are one block each. Everything is f32; sums over rows of
  * the loss are f64. The result depends only on the inputs, the options and the thread count. A
@@ -26,6 +26,7 @@ typedef struct l2c_trainer_options {
     double clip; /* global L2 norm of the gradient; 0: none */
     uint64_t steps_total, steps_warmup;
     bool train_image; /* the image projection too; it must exist */
+    bool captions;    /* batches may hold second captions (`positive`) */
     size_t batch_max; /* rows of the largest batch */
 } l2c_trainer_options;
 
@@ -39,13 +40,14 @@ typedef struct l2c_train_batch {
     const float *text;     /* f32 [B, text_width]: features of one caption a row */
     const float *image;    /* f32 [B, image_width]: features of its photo, or NULL */
     const float *positive; /* f32 [B, text_width]: another caption of the same photo, or NULL */
-    const int64_t *group;  /* [B]: rows of equal group are no negatives of each other; NULL: all are */
+    const int64_t
+        *group; /* [B]: rows of equal group are no negatives of each other; NULL: all are */
 } l2c_train_batch;
 
 typedef struct l2c_train_step {
-    uint64_t step;     /* from 1 */
-    double loss;       /* mean over rows, before the update */
-    double grad_norm;  /* before the clip */
+    uint64_t step;    /* from 1 */
+    double loss;      /* mean over rows, before the update */
+    double grad_norm; /* before the clip */
     double lr;
     double logit_scale_unclamped, logit_scale; /* log of the multiplier, after the update */
 } l2c_train_step;
