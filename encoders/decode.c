@@ -226,7 +226,7 @@ l2cdb_status l2c_image_begin(l2c_image *out, const l2c_image_job *job, const cha
     uint64_t pixels = (uint64_t)width * height;
     if (pixels > job->limits.pixels_max) {
         l2c_fail(err, L2CDB_E_LIMIT,
-                 "%s: the picture is %ux%u pixels (%.1f megapixels), the limit is %.1f megapixels",
+                 "%s: the picture is %ux%u pixels (%.4g megapixels), the limit is %.4g megapixels",
                  format, width, height, (double)pixels / 1e6, (double)job->limits.pixels_max / 1e6);
         l2c_hint(err, "scale the photo down, or raise the pixel limit");
         return L2CDB_E_LIMIT;

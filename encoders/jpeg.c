@@ -97,6 +97,8 @@ static l2cdb_status status_of(int code) {
     switch (code) {
     case JERR_OUT_OF_MEMORY:
         return L2CDB_E_NOMEM;
+    case JERR_IMAGE_TOO_BIG:
+        return L2CDB_E_LIMIT;
     case JERR_SOF_UNSUPPORTED:
     case JERR_BAD_PRECISION:
     case JERR_COMPONENT_COUNT:
@@ -142,6 +144,10 @@ _Noreturn static void on_error(j_common_ptr lib) {
     if (rc == L2CDB_E_NOMEM) {
         l2c_fail(r->err, rc, NAME ": out of memory for a picture of %ux%u pixels",
                  r->lib.image_width, r->lib.image_height);
+    } else if (rc == L2CDB_E_LIMIT) {
+        l2c_fail(r->err, rc, NAME ": the picture is %ux%u pixels, the limit is %ld a side",
+                 r->lib.image_width, r->lib.image_height, JPEG_MAX_DIMENSION);
+        l2c_hint(r->err, "scale the photo down");
     } else {
         l2c_fail(r->err, rc, NAME ": %s", text);
         l2c_hint(r->err, "%s",

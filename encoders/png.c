@@ -7,6 +7,7 @@
  * 16-bit grey has two readings: Pillow's convert("RGB") clips at 255, which leaves most such
  * pictures white; L2C_DECODE_16_SCALED takes the high byte, which is what a person expects. */
 #include <setjmp.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <png.h>
@@ -24,9 +25,10 @@ typedef struct reader {
     l2c_image *image;
     l2cdb_error *err;
     l2cdb_status rc;
-    size_t at;     // next byte to hand to libpng
-    uint32_t row;  // for messages
-    uint8_t *rows; // scratch in the form that libpng gives, NULL if that is RGB8
+    size_t at;        // next byte to hand to libpng
+    uint32_t row;     // for messages
+    uint8_t *rows;    // scratch in the form that libpng gives, NULL if that is RGB8
+    char warning[80]; // the last one; before an error it tells the detail
     bool no_memory, cut, complete;
 } reader;
 
@@ -67,15 +69,16 @@ _Noreturn static void on_error(png_structp lib, const char *text) {
                  r->job->size, r->row, r->image->height);
         r->rc = l2c_hint(r->err, "copy or download the photo again: it is cut off");
     } else {
-        l2c_fail(r->err, L2CDB_E_FORMAT, NAME ": %s, before byte %zu", text, r->at);
+        l2c_fail(r->err, L2CDB_E_FORMAT, NAME ": %s%s%s, before byte %zu", text,
+                 r->warning[0] != 0 ? ": " : "", r->warning, r->at);
         r->rc = l2c_hint(r->err, "restore the photo from another copy");
     }
     longjmp(r->jump, 1);
 }
 
 static void on_warning(png_structp lib, const char *text) {
-    (void)lib;
-    (void)text;
+    reader *r = png_get_error_ptr(lib);
+    snprintf(r->warning, sizeof r->warning, "%s", text);
 }
 
 static bool has(const reader *r, unsigned flag) {
