@@ -683,3 +683,56 @@ bool l2c_render_end(l2c_render *r) {
 uint64_t l2c_render_rows(const l2c_render *r) {
     return r->rows;
 }
+
+static l2cdb_status fail(l2cdb_error *err, l2cdb_status code, const char *message) {
+    l2cdb_error_clear(err);
+    err->code = code;
+    snprintf(err->message, sizeof err->message, "%s", message);
+    return code;
+}
+
+static l2cdb_status statement_rows(l2c_render *r, l2c_cell *cells, l2cdb_stmt *s,
+                                   l2cdb_error *err) {
+    for (;;) {
+        bool row = false;
+        l2cdb_status rc = l2cdb_step(s, &row, err);
+        if (rc != L2CDB_OK || !row) {
+            return rc;
+        }
+        for (size_t i = 0; i < r->columns; i++) {
+            cells[i] = l2c_cell_column(s, (int)i);
+        }
+        if (!l2c_render_row(r, cells)) {
+            return fail(err, L2CDB_E_IO, "could not write the output");
+        }
+    }
+}
+
+l2cdb_status l2c_render_statement(const l2c_render_options *o, l2cdb_stmt *s, uint64_t *rows,
+                                  l2cdb_error *err) {
+    size_t columns = (size_t)l2cdb_column_count(s);
+    const char **names = calloc(columns + 1, sizeof *names);
+    l2c_cell *cells = calloc(columns + 1, sizeof *cells);
+    l2c_render *r = NULL;
+    l2cdb_status rc;
+    if (names != NULL && cells != NULL) {
+        for (size_t i = 0; i < columns; i++) {
+            names[i] = l2cdb_column_name(s, (int)i);
+        }
+        r = l2c_render_new(o, names, columns);
+    }
+    if (r == NULL) {
+        rc = fail(err, L2CDB_E_NOMEM, "out of memory");
+    } else {
+        rc = statement_rows(r, cells, s, err);
+        if (rows != NULL) {
+            *rows = r->rows;
+        }
+        if (!l2c_render_end(r) && rc == L2CDB_OK) {
+            rc = fail(err, L2CDB_E_IO, "could not write the output");
+        }
+    }
+    free(names);
+    free(cells);
+    return rc;
+}

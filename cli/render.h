@@ -93,4 +93,9 @@ bool l2c_render_end(l2c_render *r);
 /* Rows so far. */
 uint64_t l2c_render_rows(const l2c_render *r);
 
+/* Steps a statement to its end and prints all its rows; *rows (may be NULL) is their number. The
+ * statement's own error, E_NOMEM, or E_IO when the output could not be written. */
+l2cdb_status l2c_render_statement(const l2c_render_options *o, l2cdb_stmt *s, uint64_t *rows,
+                                  l2cdb_error *err);
+
 #endif
