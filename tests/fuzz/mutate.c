@@ -8,6 +8,7 @@
 #include "tests/test.h"
 
 #include <dirent.h>
+#include <stdbool.h>
 #include <time.h>
 
 #include "tests/fuzz/fuzz.h"
