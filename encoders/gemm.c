@@ -1,0 +1,462 @@
+/* The dispatch of products: picks the backend, brings weights and rows into the type that is
+ * multiplied, and does by itself what a backend cannot fuse. */
+#include "encoders/gemm_backend.h"
+
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "encoders/layers.h"
+#include "engine/base/cpu.h"
+#include "engine/base/vec.h"
+
+#ifdef L2CDB_HAS_ONEDNN
+static const l2c_gemm_backend *const onednn = &l2c_gemm_onednn;
+#else
+static const l2c_gemm_backend *const onednn = NULL;
+#endif
+
+const char *l2c_backend_name(l2c_backend backend) {
+    static const char *const names[] = { "auto", "naive", "openblas", "onednn" };
+    return names[backend];
+}
+
+bool l2c_gemm_has(l2c_backend backend) {
+    return backend != L2C_BACKEND_ONEDNN || onednn != NULL;
+}
+
+l2c_backend l2c_gemm_default(void) {
+    const char *wish = getenv("L2CDB_GEMM");
+    for (int b = L2C_BACKEND_NAIVE; wish != NULL && b <= L2C_BACKEND_ONEDNN; b++) {
+        if (strcmp(wish, l2c_backend_name((l2c_backend)b)) == 0 && l2c_gemm_has((l2c_backend)b)) {
+            return (l2c_backend)b;
+        }
+    }
+    return onednn != NULL ? L2C_BACKEND_ONEDNN : L2C_BACKEND_OPENBLAS;
+}
+
+static const l2c_gemm_backend *backend_get(l2c_backend backend) {
+    switch (backend == L2C_BACKEND_AUTO ? l2c_gemm_default() : backend) {
+    case L2C_BACKEND_NAIVE:
+        return &l2c_gemm_naive;
+    case L2C_BACKEND_ONEDNN:
+        return onednn;
+    default:
+        return &l2c_gemm_openblas;
+    }
+}
+
+/* ---- The team ------------------------------------------------------------------------------- */
+
+l2c_team l2c_team_begin(size_t threads) {
+    l2c_team before = { .omp_before = omp_get_max_threads() };
+    // OpenBLAS has threads of its own: beside ours they would only fight for the cores.
+    before.blas_before = l2c_openblas_threads(l2c_gemm_default() == L2C_BACKEND_OPENBLAS ? 1 : 0);
+    size_t cores = l2c_cpu_count();
+    omp_set_num_threads((int)(threads == 0 ? cores : threads > 1024 ? 1024 : threads));
+    return before;
+}
+
+void l2c_team_end(l2c_team before) {
+    omp_set_num_threads(before.omp_before);
+    l2c_openblas_threads(before.blas_before);
+}
+
+/* ---- Weights -------------------------------------------------------------------------------- */
+
+static size_t item_bytes(l2c_precision precision) {
+    return precision == L2C_PRECISION_INT8 ? 1 : precision == L2C_PRECISION_BF16 ? 2 : 4;
+}
+
+static size_t round_up(size_t n, size_t to) {
+    return (n + to - 1) / to * to;
+}
+
+static float scale_of(const l2c_linear_part *part, size_t row) {
+    float scale = 1;
+    if (part->scale != NULL) {
+        memcpy(&scale, part->scale + row, sizeof scale);
+    }
+    return scale;
+}
+
+/* Row `row` of a part as f32. */
+static void row_f32(float *out, const l2c_linear_part *part, size_t row, size_t in) {
+    size_t item = part->type == L2C_DTYPE_I8 ? 1 : part->type == L2C_DTYPE_F32 ? 4 : 2;
+    const char *from = (const char *)part->weight + row * in * item;
+    if (part->type == L2C_DTYPE_F32) {
+        memcpy(out, from, in * sizeof *out);
+    } else if (part->type == L2C_DTYPE_F16) {
+        l2c_vec_from_f16(out, (const uint16_t *)(const void *)from, in);
+    } else if (part->type == L2C_DTYPE_BF16) {
+        l2c_vec_from_bf16(out, (const uint16_t *)(const void *)from, in);
+    } else {
+        float scale = scale_of(part, row);
+        for (size_t i = 0; i < in; i++) {
+            out[i] = scale * (float)((const int8_t *)from)[i];
+        }
+    }
+}
+
+/* One row of the dense matrix in the linear's precision; `wide` is f32 scratch. */
+static void row_dense(l2c_linear *l, void *dense, size_t at, const l2c_linear_part *part,
+                      size_t row, float *wide) {
+    char *to = (char *)dense + at * l->in_padded * item_bytes(l->precision);
+    memset(to, 0, l->in_padded * item_bytes(l->precision));
+    if (l->precision == L2C_PRECISION_INT8 && part->type == L2C_DTYPE_I8) {
+        memcpy(to, (const char *)part->weight + row * l->in, l->in);
+        l->scale[at] = scale_of(part, row);
+        return;
+    }
+    if (l->precision == L2C_PRECISION_BF16 && part->type == L2C_DTYPE_BF16) {
+        memcpy(to, (const char *)part->weight + row * l->in * 2, l->in * 2);
+        return;
+    }
+    row_f32(wide, part, row, l->in);
+    if (l->precision == L2C_PRECISION_INT8) {
+        l->scale[at] = l2c_quantise_row((int8_t *)to, wide, l->in);
+    } else if (l->precision == L2C_PRECISION_BF16) {
+        l2c_bf16_row((uint16_t *)(void *)to, wide, l->in);
+    } else {
+        memcpy(to, wide, l->in * sizeof *wide);
+    }
+}
+
+static bool any_bias(const l2c_linear_part *parts, size_t parts_count) {
+    for (size_t i = 0; i < parts_count; i++) {
+        if (parts[i].bias != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static l2cdb_status fill(l2c_linear *l, const l2c_linear_part *parts, size_t parts_count,
+                         l2cdb_error *err) {
+    size_t dense_bytes;
+    if (!l2c_mul_size(&dense_bytes, l->out, l->in_padded * item_bytes(l->precision))) {
+        return l2c_fail(err, L2CDB_E_LIMIT, "a weight matrix of %zux%zu is too large", l->out,
+                        l->in);
+    }
+    char *dense = l2c_alloc_aligned(dense_bytes, 1);
+    float *wide = l2c_alloc(l->in, sizeof *wide);
+    l2cdb_status rc = L2CDB_OK;
+    if (dense == NULL || wide == NULL) {
+        rc = l2c_fail_nomem(err, dense_bytes);
+        goto done;
+    }
+    size_t at = 0;
+    for (size_t i = 0; i < parts_count; i++) {
+        if (l->bias != NULL && parts[i].bias != NULL) {
+            memcpy(l->bias + at, parts[i].bias, parts[i].out * sizeof *l->bias);
+        }
+        for (size_t row = 0; row < parts[i].out; row++) {
+            row_dense(l, dense, at++, &parts[i], row, wide);
+        }
+    }
+    rc = l->backend->pack(l, dense, err);
+done:
+    l2c_free(wide);
+    l2c_free(dense);
+    return rc;
+}
+
+static l2c_precision precision_of(const l2c_gemm_backend *backend, l2c_precision wish) {
+    if ((wish == L2C_PRECISION_BF16 && backend->has_bf16) ||
+        (wish == L2C_PRECISION_INT8 && backend->has_int8)) {
+        return wish;
+    }
+    return L2C_PRECISION_F32;
+}
+
+l2cdb_status l2c_linear_new(l2c_linear **out, const l2c_linear_part *parts, size_t parts_count,
+                            size_t in, l2c_precision precision, l2c_backend backend,
+                            l2cdb_error *err) {
+    *out = NULL;
+    const l2c_gemm_backend *b = backend_get(backend);
+    if (b == NULL) {
+        return l2c_fail(err, L2CDB_E_UNSUPPORTED, "this build has no %s",
+                        l2c_backend_name(backend));
+    }
+    l2c_linear *l = l2c_calloc(1, sizeof *l);
+    if (l == NULL) {
+        return l2c_fail_nomem(err, sizeof *l);
+    }
+    l->backend = b;
+    l->precision = precision_of(b, precision);
+    l->in = in;
+    l->in_padded = l->precision == L2C_PRECISION_INT8   ? round_up(in, b->align_int8)
+                   : l->precision == L2C_PRECISION_BF16 ? round_up(in, b->align_bf16)
+                                                        : in;
+    for (size_t i = 0; i < parts_count; i++) {
+        l->out += parts[i].out;
+    }
+    l2cdb_status rc = L2CDB_OK;
+    if (in == 0 || l->out == 0) {
+        rc = l2c_fail(err, L2CDB_E_INVALID, "a weight matrix of %zux%zu is empty", l->out, in);
+        goto fail;
+    }
+    if (any_bias(parts, parts_count)) {
+        l->bias = l2c_calloc(l->out, sizeof *l->bias);
+    }
+    if (l->precision == L2C_PRECISION_INT8) {
+        l->scale = l2c_alloc(l->out, sizeof *l->scale);
+    }
+    if ((any_bias(parts, parts_count) && l->bias == NULL) ||
+        (l->precision == L2C_PRECISION_INT8 && l->scale == NULL)) {
+        rc = l2c_fail_nomem(err, l->out * sizeof(float));
+        goto fail;
+    }
+    rc = fill(l, parts, parts_count, err);
+    if (rc != L2CDB_OK) {
+        goto fail;
+    }
+    *out = l;
+    return L2CDB_OK;
+
+fail:
+    l2c_linear_free(l);
+    return rc;
+}
+
+void l2c_linear_free(l2c_linear *l) {
+    if (l == NULL) {
+        return;
+    }
+    l->backend->unpack_free(l);
+    l2c_free(l->bias);
+    l2c_free(l->scale);
+    l2c_free(l);
+}
+
+size_t l2c_linear_in(const l2c_linear *l) {
+    return l->in;
+}
+
+size_t l2c_linear_out(const l2c_linear *l) {
+    return l->out;
+}
+
+size_t l2c_linear_bytes(const l2c_linear *l) {
+    return l->weights_bytes + (l->bias != NULL ? l->out * sizeof(float) : 0) +
+           (l->scale != NULL ? l->out * sizeof(float) : 0);
+}
+
+l2c_precision l2c_linear_precision(const l2c_linear *l) {
+    return l->precision;
+}
+
+/* ---- Rows ----------------------------------------------------------------------------------- */
+
+l2c_row_type l2c_linear_row_type(const l2c_linear *l) {
+    return l->precision == L2C_PRECISION_INT8   ? L2C_ROW_I8
+           : l->precision == L2C_PRECISION_BF16 ? L2C_ROW_BF16
+                                                : L2C_ROW_F32;
+}
+
+l2c_rows l2c_linear_rows(const l2c_linear *l, size_t count, l2c_arena *arena) {
+    l2c_rows rows = { .stride = l->in_padded, .type = l2c_linear_row_type(l) };
+    size_t bytes;
+    if (!l2c_mul_size(&bytes, count, l->in_padded * item_bytes(l->precision))) {
+        return rows;
+    }
+    char *data = l2c_arena_alloc(arena, bytes, 1);
+    if (data == NULL) {
+        return rows;
+    }
+    if (rows.type == L2C_ROW_I8) {
+        rows.scale = l2c_arena_alloc(arena, count, sizeof *rows.scale);
+        if (rows.scale == NULL) {
+            return rows;
+        }
+    }
+    size_t pad = (l->in_padded - l->in) * item_bytes(l->precision);
+    for (size_t r = 0; pad > 0 && r < count; r++) {
+        memset(data + (r + 1) * l->in_padded * item_bytes(l->precision) - pad, 0, pad);
+    }
+    rows.data = data;
+    return rows;
+}
+
+static void fill_row(const l2c_linear *l, l2c_rows *rows, size_t r, const float *x) {
+    if (rows->type == L2C_ROW_I8) {
+        rows->scale[r] = l2c_quantise_row((int8_t *)rows->data + r * rows->stride, x, l->in);
+    } else if (rows->type == L2C_ROW_BF16) {
+        l2c_bf16_row((uint16_t *)rows->data + r * rows->stride, x, l->in);
+    } else {
+        memcpy((float *)rows->data + r * rows->stride, x, l->in * sizeof *x);
+    }
+}
+
+void l2c_rows_fill(const l2c_linear *l, l2c_rows *rows, const float *x, size_t x_stride,
+                   size_t count) {
+    for (size_t r = 0; r < count; r++) {
+        fill_row(l, rows, r, x + r * x_stride);
+    }
+}
+
+/* ---- Products ------------------------------------------------------------------------------- */
+
+/* int8: sums in int32 for a block of rows, then scale, bias, activation and the next type. */
+static l2cdb_status apply_int8(const l2c_linear *l, const l2c_product *p, const l2c_rows *x,
+                               l2c_arena *arena, l2cdb_error *err) {
+    int32_t *sums = l2c_arena_alloc(arena, p->rows * l->out, sizeof *sums);
+    float *wide = l2c_arena_alloc(arena, l->out, sizeof *wide);
+    if (sums == NULL || wide == NULL) {
+        return l2c_fail_nomem(err, p->rows * l->out * sizeof *sums);
+    }
+    l2cdb_status rc = l->backend->product(l,
+                                          &(l2c_raw_product){ .x = x->data,
+                                                              .x_stride = x->stride,
+                                                              .rows = p->rows,
+                                                              .y = sums,
+                                                              .y_stride = l->out,
+                                                              .y_type = L2C_OUT_I32 },
+                                          arena, err);
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    size_t y_stride = p->y_stride != 0 ? p->y_stride : l->out;
+    for (size_t r = 0; r < p->rows; r++) {
+        const int32_t *from = sums + r * l->out;
+        if (p->y != NULL) {
+            float *y = p->y + r * y_stride;
+            l2c_dequantise_row(y, from, x->scale[r], l->scale, l->bias, l->out, p->post,
+                               p->accumulate);
+            continue;
+        }
+        l2c_dequantise_row(wide, from, x->scale[r], l->scale, l->bias, l->out, p->post, false);
+        l2c_rows *to = p->y_rows;
+        if (to->type == L2C_ROW_I8) {
+            to->scale[r] = l2c_quantise_row((int8_t *)to->data + r * to->stride, wide, l->out);
+        } else if (to->type == L2C_ROW_BF16) {
+            l2c_bf16_row((uint16_t *)to->data + r * to->stride, wide, l->out);
+        } else {
+            memcpy((float *)to->data + r * to->stride, wide, l->out * sizeof *wide);
+        }
+    }
+    return L2CDB_OK;
+}
+
+/* OpenBLAS: what it does not fuse. Accumulation without activation it does fuse. */
+static l2cdb_status apply_unfused(const l2c_linear *l, l2c_raw_product raw, l2c_arena *arena,
+                                  l2cdb_error *err) {
+    float *y = raw.y;
+    size_t y_stride = raw.y_stride;
+    bool aside = raw.accumulate && raw.post != L2C_POST_NONE;
+    if (aside) {
+        raw.y = l2c_arena_alloc(arena, raw.rows * l->out, sizeof(float));
+        raw.y_stride = l->out;
+        raw.accumulate = false;
+        if (raw.y == NULL) {
+            return l2c_fail_nomem(err, raw.rows * l->out * sizeof(float));
+        }
+    }
+    l2cdb_status rc = l->backend->product(l, &raw, arena, err);
+    for (size_t r = 0; rc == L2CDB_OK && r < raw.rows; r++) {
+        float *row = (float *)raw.y + r * raw.y_stride;
+        if (l->bias != NULL) {
+            l2c_vec_axpy(row, l->bias, 1, l->out);
+        }
+        l2c_activate(row, l->out, raw.post);
+        if (aside) {
+            l2c_vec_axpy(y + r * y_stride, row, 1, l->out);
+        }
+    }
+    return rc;
+}
+
+/* f32 or bf16 products into f32 or bf16 rows. An f32 product whose next linear wants other rows (a
+ * bundle of mixed precision) goes through f32. */
+static l2cdb_status apply_float(const l2c_linear *l, const l2c_product *p, const void *x,
+                                size_t x_stride, l2c_arena *arena, l2cdb_error *err) {
+    l2c_raw_product raw = {
+        .x = x,
+        .x_stride = x_stride,
+        .rows = p->rows,
+        .y = p->y,
+        .y_stride = p->y_stride != 0 ? p->y_stride : l->out,
+        .y_type = L2C_OUT_F32,
+        .bias = l->bias != NULL,
+        .post = p->post,
+        .accumulate = p->accumulate,
+    };
+    l2c_rows *to = p->y_rows;
+    bool convert = false;
+    if (p->y == NULL) {
+        convert = to->type == L2C_ROW_I8 ||
+                  (to->type == L2C_ROW_BF16 && l->precision != L2C_PRECISION_BF16);
+        raw.y = convert ? l2c_arena_alloc(arena, p->rows * l->out, sizeof(float)) : to->data;
+        raw.y_stride = convert ? l->out : to->stride;
+        raw.y_type = !convert && to->type == L2C_ROW_BF16 ? L2C_OUT_BF16 : L2C_OUT_F32;
+        if (raw.y == NULL) {
+            return l2c_fail_nomem(err, p->rows * l->out * sizeof(float));
+        }
+    }
+    l2cdb_status rc = l->backend->fuses ? l->backend->product(l, &raw, arena, err)
+                                        : apply_unfused(l, raw, arena, err);
+    for (size_t r = 0; rc == L2CDB_OK && convert && r < p->rows; r++) {
+        const float *wide = (const float *)raw.y + r * l->out;
+        if (to->type == L2C_ROW_I8) {
+            to->scale[r] = l2c_quantise_row((int8_t *)to->data + r * to->stride, wide, l->out);
+        } else {
+            l2c_bf16_row((uint16_t *)to->data + r * to->stride, wide, l->out);
+        }
+    }
+    return rc;
+}
+
+l2cdb_status l2c_linear_apply(const l2c_linear *l, const l2c_product *p, l2c_arena *arena,
+                              l2cdb_error *err) {
+    if (p->rows == 0) {
+        return L2CDB_OK;
+    }
+    l2c_arena_mark mark = l2c_arena_get_mark(arena);
+    l2c_rows made;
+    const l2c_rows *x = p->x_rows;
+    size_t x_stride = p->x_stride != 0 ? p->x_stride : l->in;
+    l2cdb_status rc;
+    if (p->x != NULL && l->precision == L2C_PRECISION_F32) {
+        rc = apply_float(l, p, p->x, x_stride, arena, err);
+        goto done;
+    }
+    if (p->x != NULL) {
+        made = l2c_linear_rows(l, p->rows, arena);
+        if (made.data == NULL) {
+            rc = l2c_fail_nomem(err, p->rows * l->in_padded * item_bytes(l->precision));
+            goto done;
+        }
+        l2c_rows_fill(l, &made, p->x, x_stride, p->rows);
+        x = &made;
+    }
+    rc = l->precision == L2C_PRECISION_INT8 ? apply_int8(l, p, x, arena, err)
+                                            : apply_float(l, p, x->data, x->stride, arena, err);
+done:
+    l2c_arena_reset(arena, mark);
+    return rc;
+}
+
+l2cdb_status l2c_gemm(const l2c_gemm_args *args, l2cdb_error *err) {
+    return l2c_gemm_with(L2C_BACKEND_AUTO, args, err);
+}
+
+l2cdb_status l2c_gemm_with(l2c_backend backend, const l2c_gemm_args *args, l2cdb_error *err) {
+    const l2c_gemm_backend *b = backend_get(backend);
+    if (b == NULL) {
+        return l2c_fail(err, L2CDB_E_UNSUPPORTED, "this build has no %s",
+                        l2c_backend_name(backend));
+    }
+    return args->m == 0 || args->n == 0 ? L2CDB_OK : b->gemm(args, err);
+}
+
+void l2c_gemm_describe(l2c_buf *out) {
+    l2c_backend chosen = l2c_gemm_default();
+    const char *why = getenv("L2CDB_GEMM") != NULL ? "L2CDB_GEMM is set"
+                      : onednn != NULL             ? "the fastest that this build has"
+                                                   : "this build has no oneDNN";
+    l2c_buf_printf(out, "products: %s (%s)\n", l2c_backend_name(chosen), why);
+    if (onednn != NULL) {
+        onednn->describe(out);
+    }
+    l2c_gemm_openblas.describe(out);
+}

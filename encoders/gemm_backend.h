@@ -1,0 +1,67 @@
+/* Between gemm.c and the backends; nobody else includes this.
+ *
+ * gemm.c owns shapes, packing to one contiguous matrix, conversion of rows and the epilogue that a
+ * backend cannot fuse; a backend owns the layout of the packed weights and the product itself. */
+#ifndef L2C_GEMM_BACKEND_H
+#define L2C_GEMM_BACKEND_H
+
+#include "encoders/gemm.h"
+
+struct l2c_linear {
+    const struct l2c_gemm_backend *backend;
+    l2c_precision precision; /* F32, BF16 or INT8 */
+    size_t in, in_padded;    /* columns of zeros fill up to what the kernels want */
+    size_t out;
+    float *bias;   /* [out], or NULL */
+    float *scale;  /* [out], int8 only */
+    void *weights; /* packed */
+    size_t weights_bytes;
+    void *layout; /* the backend's description of `weights`, may be NULL */
+};
+
+/* What a product may write. */
+typedef enum l2c_out_type {
+    L2C_OUT_F32,
+    L2C_OUT_BF16,
+    L2C_OUT_I32, /* int8 sums, neither bias nor activation */
+} l2c_out_type;
+
+typedef struct l2c_raw_product {
+    const void *x; /* [rows, in_padded] of the precision's type */
+    size_t x_stride;
+    size_t rows;
+    void *y;
+    size_t y_stride;
+    l2c_out_type y_type;
+    bool bias;
+    l2c_post post;
+    bool accumulate;
+} l2c_raw_product;
+
+typedef struct l2c_gemm_backend {
+    const char *name;
+    bool has_bf16, has_int8;
+    bool fuses;                    /* bias, activation and accumulation for f32 and bf16 */
+    size_t align_bf16, align_int8; /* in_padded is a multiple of these */
+    /* dense: [out, in_padded] of the precision's type, owned by the caller. Fills weights,
+     * weights_bytes and layout. */
+    l2cdb_status (*pack)(l2c_linear *l, const void *dense, l2cdb_error *err);
+    void (*unpack_free)(l2c_linear *l);
+    l2cdb_status (*product)(const l2c_linear *l, const l2c_raw_product *p, l2c_arena *arena,
+                            l2cdb_error *err);
+    l2cdb_status (*gemm)(const l2c_gemm_args *args, l2cdb_error *err);
+    void (*describe)(l2c_buf *out);
+} l2c_gemm_backend;
+
+extern const l2c_gemm_backend l2c_gemm_naive;
+extern const l2c_gemm_backend l2c_gemm_openblas;
+extern const l2c_gemm_backend l2c_gemm_onednn;
+
+/* gemm_openblas.c. Chooses OpenBLAS's kernels again if it took the processor for an older one;
+ * true if it did. Runs by itself before main; a second call finds nothing to do. */
+bool l2c_openblas_correct(void);
+const char *l2c_openblas_core(void);
+/* Returns the count before. */
+int l2c_openblas_threads(int threads);
+
+#endif
