@@ -150,7 +150,7 @@ int main(int argc, char **argv) {
         return 2;
     }
     for (int i = 2; i < argc; i++) {
-        add_folder(test_shared(argv[i]));
+        add_folder(argv[i][0] == '/' ? argv[i] : test_shared(argv[i]));
     }
     for (size_t i = 0; i < seeds_count; i++) {
         run(seeds[i].bytes, seeds[i].size);

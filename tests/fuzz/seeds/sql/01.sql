@@ -1,0 +1,1 @@
+SELECT path, taken_at, score FROM images(embed('ein Hund am Strand')) WHERE taken_at >= '2023-01-01' AND camera LIKE 'X100%' ORDER BY images.rank LIMIT 10;

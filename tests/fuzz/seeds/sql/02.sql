@@ -1,0 +1,1 @@
+SELECT id FROM images ORDER BY embedding <=> embed('a') * 2 + embed_image('b') - embed('c')

@@ -1,0 +1,1 @@
+SELECT id FROM images(vec_sub(vec_add(vec_scale(embed('a') , 2) , embed_image('b')) , embed('c'))) ORDER BY images.rank

@@ -1,0 +1,1 @@
+SELECT id FROM images WHERE embedding <=> embed('cat') < 0.7

@@ -1,0 +1,1 @@
+SELECT id FROM images(embed('cat')) WHERE images.distance < 0.7

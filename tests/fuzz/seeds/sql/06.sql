@@ -1,0 +1,1 @@
+SELECT id FROM images WHERE embedding MATCH embed('cat') AND k = 10

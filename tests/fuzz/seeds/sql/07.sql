@@ -1,0 +1,1 @@
+SELECT id FROM (SELECT * FROM images(embed('cat')) WHERE images.embedding IS NOT NULL AND 1 ORDER BY images.rank LIMIT (10)) AS images

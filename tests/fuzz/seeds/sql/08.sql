@@ -1,0 +1,1 @@
+SELECT text FROM captions ORDER BY embedding <=> embed_image('x.jpg') LIMIT 5

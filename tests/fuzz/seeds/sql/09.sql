@@ -1,0 +1,1 @@
+SELECT text FROM captions(embed_image('x.jpg')) ORDER BY captions.rank LIMIT 5

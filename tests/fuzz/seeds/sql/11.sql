@@ -1,0 +1,1 @@
+SELECT * FROM hybrid('red boat', 20)

@@ -1,0 +1,1 @@
+SELECT * FROM similar(12345, k => 20)

@@ -1,0 +1,1 @@
+SELECT * FROM hybrid('x', w_text => 0.3, k => ?)

@@ -1,0 +1,1 @@
+SELECT * FROM hybrid('x', ?1, NULL, 0.3)

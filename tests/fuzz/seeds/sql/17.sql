@@ -1,0 +1,1 @@
+SELECT * FROM similar(4)

@@ -1,0 +1,1 @@
+SELECT * FROM hybrid(k => 5, text => 'x')

@@ -1,0 +1,1 @@
+SELECT id FROM docs WHERE docs MATCH 'x' AND k = 3

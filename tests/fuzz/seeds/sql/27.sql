@@ -1,0 +1,1 @@
+SELECT a <=> b < 3 FROM t

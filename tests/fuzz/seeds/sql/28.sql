@@ -1,0 +1,1 @@
+SELECT cosine_distance(a , b) < 3 FROM t

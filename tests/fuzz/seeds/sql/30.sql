@@ -1,0 +1,1 @@
+SELECT a.id FROM images a JOIN images b ON a.embedding <=> b.embedding < 0.2

@@ -1,0 +1,1 @@
+SELECT a.id FROM images a JOIN images b ON cosine_distance(a.embedding , b.embedding) < 0.2

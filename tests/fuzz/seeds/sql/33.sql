@@ -1,0 +1,1 @@
+SELECT id FROM images ORDER BY cosine_distance(embedding , ?1) DESC LIMIT 3

@@ -1,0 +1,1 @@
+SELECT id FROM images ORDER BY camera, cosine_distance(embedding , ?1) NULLS LAST

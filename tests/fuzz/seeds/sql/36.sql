@@ -1,0 +1,1 @@
+SELECT id FROM images ORDER BY embedding <=> vec_from_json(meta) ASC LIMIT 1

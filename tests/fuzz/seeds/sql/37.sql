@@ -1,0 +1,1 @@
+SELECT id FROM images ORDER BY cosine_distance(embedding , vec_from_json(meta)) ASC NULLS LAST LIMIT 1

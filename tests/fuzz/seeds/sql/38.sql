@@ -1,0 +1,1 @@
+SELECT id FROM images ORDER BY embedding <=> randomblob(2048)

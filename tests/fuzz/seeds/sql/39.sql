@@ -1,0 +1,1 @@
+SELECT id FROM images ORDER BY cosine_distance(embedding , randomblob(2048)) NULLS LAST

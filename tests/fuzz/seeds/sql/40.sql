@@ -1,0 +1,1 @@
+WITH images AS (SELECT 1 AS embedding) SELECT * FROM images ORDER BY embedding <=> ?

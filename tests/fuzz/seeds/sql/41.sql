@@ -1,0 +1,1 @@
+WITH images AS (SELECT 1 AS embedding) SELECT * FROM images ORDER BY cosine_distance(embedding , ?1) NULLS LAST

@@ -1,0 +1,1 @@
+SELECT max(embedding <=> ?) FROM images

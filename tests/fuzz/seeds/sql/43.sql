@@ -1,0 +1,1 @@
+SELECT max(cosine_distance(embedding , ?1)) FROM images

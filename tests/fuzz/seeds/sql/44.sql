@@ -1,0 +1,1 @@
+DELETE FROM images WHERE embedding <=> embed('x') < 0.1

@@ -1,0 +1,1 @@
+DELETE FROM images WHERE cosine_distance(embedding , embed('x')) < 0.1

@@ -1,0 +1,1 @@
+SELECT i.id FROM images i, captions c ORDER BY embedding <=> ?

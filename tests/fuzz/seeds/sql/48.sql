@@ -1,0 +1,1 @@
+SELECT id FROM images UNION SELECT id FROM captions ORDER BY 1

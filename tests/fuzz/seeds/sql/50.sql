@@ -1,0 +1,1 @@
+SELECT id FROM images i ORDER BY cosine_distance(embedding , (SELECT embedding FROM images j WHERE j.id = i.id + 1)) NULLS LAST

@@ -1,0 +1,1 @@
+SELECT id, embedding <=> ? AS d FROM images WHERE camera = :c AND tags = ? ORDER BY d LIMIT ?

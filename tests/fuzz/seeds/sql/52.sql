@@ -1,0 +1,1 @@
+SELECT id, images.distance AS d FROM images(?1) WHERE camera = ?2 AND tags = ?3 ORDER BY images.rank LIMIT ?4

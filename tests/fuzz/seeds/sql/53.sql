@@ -1,0 +1,1 @@
+SELECT id, embedding <=> :q FROM images ORDER BY 2

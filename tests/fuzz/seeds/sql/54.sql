@@ -1,0 +1,1 @@
+SELECT id, images.distance FROM images(?1) ORDER BY images.rank

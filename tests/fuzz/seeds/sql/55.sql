@@ -1,0 +1,1 @@
+SELECT *, embedding <=> :q d FROM images ORDER BY 2

@@ -1,0 +1,1 @@
+SELECT *, cosine_distance(embedding , ?1) d FROM images ORDER BY 2

@@ -1,0 +1,1 @@
+SELECT * FROM images AS i WHERE 0.5 > ?7 <=> i.embedding

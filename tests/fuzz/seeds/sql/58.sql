@@ -1,0 +1,1 @@
+SELECT * FROM images(?7) AS i WHERE 0.5 > i.distance

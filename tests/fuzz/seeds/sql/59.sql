@@ -1,0 +1,1 @@
+SELECT i.path FROM main.images i JOIN captions c ON c.image_id = i.id ORDER BY i.embedding <=> embed('x') LIMIT 3
