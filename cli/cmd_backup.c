@@ -1,7 +1,7 @@
 /* `l2cdb backup` and `l2cdb vacuum`. */
-#include "commands.h"
-#include "progress.h"
-#include "session.h"
+#include "cli/commands.h"
+#include "cli/progress.h"
+#include "cli/session.h"
 
 static int run_backup(const char *const *args, size_t args_count) {
     (void)args_count;

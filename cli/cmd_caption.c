@@ -5,10 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "commands.h"
-#include "json_out.h"
-#include "render.h"
-#include "session.h"
+#include "cli/commands.h"
+#include "cli/json_out.h"
+#include "cli/render.h"
+#include "cli/session.h"
 
 static struct {
     const char *language;

@@ -1,9 +1,9 @@
 /* `l2cdb check`: is everything there, and does it agree? */
 #include <string.h>
 
-#include "commands.h"
-#include "json_out.h"
-#include "session.h"
+#include "cli/commands.h"
+#include "cli/json_out.h"
+#include "cli/session.h"
 
 static struct { bool repair, json; } o;
 

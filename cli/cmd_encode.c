@@ -3,12 +3,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "commands.h"
-#include "json_out.h"
-#include "lines.h"
-#include "npy_out.h"
-#include "session.h"
-#include "terms.h"
+#include "cli/commands.h"
+#include "cli/json_out.h"
+#include "cli/lines.h"
+#include "cli/npy_out.h"
+#include "cli/session.h"
+#include "cli/terms.h"
 
 static struct {
     const char *out, *file;

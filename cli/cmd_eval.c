@@ -1,8 +1,8 @@
 /* `l2cdb eval`: how well texts find their photos, and photos their texts. */
-#include "commands.h"
-#include "progress.h"
-#include "recall_out.h"
-#include "session.h"
+#include "cli/commands.h"
+#include "cli/progress.h"
+#include "cli/recall_out.h"
+#include "cli/session.h"
 
 static struct {
     const char *captions, *images, *language;

@@ -3,9 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "commands.h"
-#include "render.h"
-#include "session.h"
+#include "cli/commands.h"
+#include "cli/render.h"
+#include "cli/session.h"
 
 static bool json;
 

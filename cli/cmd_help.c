@@ -1,5 +1,5 @@
 /* `l2cdb help`, `l2cdb help COMMAND`. */
-#include "commands.h"
+#include "cli/commands.h"
 
 static int run(const char *const *args, size_t args_count) {
     if (args_count == 0) {

@@ -1,9 +1,9 @@
 /* `l2cdb import` and `l2cdb export`: vectors without photos and encoders, in and out as .npy. */
 #include <inttypes.h>
 
-#include "commands.h"
-#include "progress.h"
-#include "session.h"
+#include "cli/commands.h"
+#include "cli/progress.h"
+#include "cli/session.h"
 
 static struct {
     const char *vectors, *meta, *ids;

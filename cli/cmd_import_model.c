@@ -1,7 +1,7 @@
 /* `l2cdb import-model`: published checkpoints into one bundle. */
-#include "commands.h"
-#include "progress.h"
-#include "session.h"
+#include "cli/commands.h"
+#include "cli/progress.h"
+#include "cli/session.h"
 
 static struct { const char *vision, *llm, *lora, *out; } o;
 

@@ -4,11 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "commands.h"
-#include "json_out.h"
-#include "progress.h"
-#include "render.h"
-#include "session.h"
+#include "cli/commands.h"
+#include "cli/json_out.h"
+#include "cli/progress.h"
+#include "cli/render.h"
+#include "cli/session.h"
 
 static struct {
     bool captions, json, apply;

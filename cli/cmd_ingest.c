@@ -4,11 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "commands.h"
-#include "json_out.h"
-#include "progress.h"
-#include "session.h"
-#include "term.h"
+#include "cli/commands.h"
+#include "cli/json_out.h"
+#include "cli/progress.h"
+#include "cli/session.h"
+#include "cli/term.h"
 
 static struct {
     const char *captions, *report;

@@ -1,9 +1,9 @@
 /* `l2cdb reindex` and `l2cdb reencode`: the two ways to fill a new generation and switch to it. */
 #include <inttypes.h>
 
-#include "commands.h"
-#include "progress.h"
-#include "session.h"
+#include "cli/commands.h"
+#include "cli/progress.h"
+#include "cli/session.h"
 
 static int64_t generation;
 

@@ -5,13 +5,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "commands.h"
-#include "preview.h"
-#include "progress.h"
-#include "render.h"
-#include "session.h"
-#include "term.h"
-#include "terms.h"
+#include "cli/commands.h"
+#include "cli/preview.h"
+#include "cli/progress.h"
+#include "cli/render.h"
+#include "cli/session.h"
+#include "cli/term.h"
+#include "cli/terms.h"
 
 static struct {
     size_t limit, offset, ef_search, nprobe;

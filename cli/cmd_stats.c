@@ -1,10 +1,10 @@
 /* `l2cdb stats`. */
 #include <inttypes.h>
 
-#include "commands.h"
-#include "json_out.h"
-#include "progress.h"
-#include "session.h"
+#include "cli/commands.h"
+#include "cli/json_out.h"
+#include "cli/progress.h"
+#include "cli/session.h"
 
 static bool json;
 

@@ -3,10 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "commands.h"
-#include "json_out.h"
-#include "lines.h"
-#include "session.h"
+#include "cli/commands.h"
+#include "cli/json_out.h"
+#include "cli/lines.h"
+#include "cli/session.h"
 
 static struct {
     const char *tokenizer, *file;

@@ -2,10 +2,10 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "commands.h"
-#include "progress.h"
-#include "recall_out.h"
-#include "session.h"
+#include "cli/commands.h"
+#include "cli/progress.h"
+#include "cli/recall_out.h"
+#include "cli/session.h"
 
 static struct {
     const char *pairs, *heads, *objective, *report_dir;

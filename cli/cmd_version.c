@@ -1,9 +1,9 @@
 /* `l2cdb version`; with --verbose, which processor features and kernels run. */
 #include <string.h>
 
-#include "commands.h"
-#include "json_out.h"
-#include "session.h"
+#include "cli/commands.h"
+#include "cli/json_out.h"
+#include "cli/session.h"
 
 static bool json;
 

@@ -3,7 +3,7 @@
 #ifndef L2C_COMMANDS_H
 #define L2C_COMMANDS_H
 
-#include "options.h"
+#include "cli/options.h"
 
 extern const l2c_command l2c_cmd_ingest;
 extern const l2c_command l2c_cmd_caption;

@@ -1,4 +1,4 @@
-#include "lines.h"
+#include "cli/lines.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -6,8 +6,8 @@
 #include <string.h>
 #include <sys/types.h>
 
-#include "options.h"
-#include "session.h"
+#include "cli/options.h"
+#include "cli/session.h"
 
 // Takes over `line`.
 static bool add(l2c_lines *l, size_t *room, char *line, size_t size) {

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "commands.h"
+#include "cli/commands.h"
 
 static int unknown_command(const char *name) {
     const l2c_command *near = l2c_commands_nearest(name);

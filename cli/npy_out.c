@@ -1,4 +1,4 @@
-#include "npy_out.h"
+#include "cli/npy_out.h"
 
 #include <stdio.h>
 #include <string.h>

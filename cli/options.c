@@ -1,6 +1,6 @@
 /* The table-driven option parser (the idea: git's parse-options). Own code rather than getopt_long
  * because help, did-you-mean and value checks come from the same table. */
-#include "options.h"
+#include "cli/options.h"
 
 #include <ctype.h>
 #include <errno.h>

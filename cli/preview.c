@@ -1,4 +1,4 @@
-#include "preview.h"
+#include "cli/preview.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -6,7 +6,7 @@
 
 #include <chafa.h>
 
-#include "term.h"
+#include "cli/term.h"
 
 static const struct {
     const char *name;

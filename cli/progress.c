@@ -1,4 +1,4 @@
-#include "progress.h"
+#include "cli/progress.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -7,9 +7,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "options.h"
-#include "session.h"
-#include "term.h"
+#include "cli/options.h"
+#include "cli/session.h"
+#include "cli/term.h"
 
 static bool line_is_shown;
 

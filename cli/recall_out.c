@@ -1,4 +1,4 @@
-#include "recall_out.h"
+#include "cli/recall_out.h"
 
 l2c_render *l2c_recall_out_table(FILE *out) {
     static const char *const names[] = { "",    "search", "queries",    "R@1",

@@ -2,9 +2,9 @@
 #ifndef L2C_RECALL_OUT_H
 #define L2C_RECALL_OUT_H
 
+#include "cli/json_out.h"
+#include "cli/render.h"
 #include "engine/l2cdb.h"
-#include "json_out.h"
-#include "render.h"
 
 /* A table with the columns label, direction, queries, R@1, R@5, R@10, median rank. */
 l2c_render *l2c_recall_out_table(FILE *out);

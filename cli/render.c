@@ -1,6 +1,6 @@
 /* Rows to text. Every cell is first made into a clean string (print_cell for programs, show_cell
  * for people); forms only differ in what they put round it. */
-#include "render.h"
+#include "cli/render.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -8,8 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "json_out.h"
-#include "term.h"
+#include "cli/json_out.h"
+#include "cli/term.h"
 
 static const struct {
     const char *name;

@@ -1,4 +1,4 @@
-#include "session.h"
+#include "cli/session.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -9,8 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "options.h"
-#include "progress.h"
+#include "cli/options.h"
+#include "cli/progress.h"
 
 /* ---- Errors and log -------------------------------------------------------------------------- */
 

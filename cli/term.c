@@ -1,6 +1,6 @@
 /* Terminal facts. Width follows utf8proc's tables (UAX #11 and emoji presentation), not wcwidth:
  * the answer must not depend on the locale of whoever runs the program. */
-#include "term.h"
+#include "cli/term.h"
 
 #include <stdint.h>
 #include <stdlib.h>

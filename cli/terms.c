@@ -1,11 +1,11 @@
-#include "terms.h"
+#include "cli/terms.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
 
-#include "session.h"
+#include "cli/session.h"
 
 bool l2c_terms_is_image(const char *word) {
     if (word[0] == '/' || strncmp(word, "./", 2) == 0 || strncmp(word, "../", 3) == 0) {

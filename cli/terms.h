@@ -5,8 +5,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "cli/options.h"
 #include "engine/l2cdb.h"
-#include "options.h"
 
 /* True if a word means a picture rather than a text: it begins with /, ./ or ../, or it is an
  * existing file whose name ends as photos' names do. */
