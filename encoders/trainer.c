@@ -10,8 +10,8 @@
 
 #include "encoders/adamw.h"
 #include "encoders/adapter_grad.h"
-#include "encoders/heads.h"
 #include "encoders/loss.h"
+#include "encoders/model.h"
 #include "encoders/train_kernels.h"
 #include "engine/base/vec.h"
 
@@ -127,7 +127,7 @@ l2cdb_status l2c_trainer_new(l2c_trainer **out, const l2c_heads *start,
     if (rc != L2CDB_OK) {
         return rc;
     }
-    const l2c_heads_config *c = l2c_heads_get_config(start);
+    const l2c_heads_config *c = &start->config;
     if (c->text_width == 0) {
         return l2c_fail(err, L2CDB_E_UNSUPPORTED, "this model has no text adapter to train");
     }
@@ -210,7 +210,7 @@ static l2cdb_status check_batch(const l2c_trainer *t, const l2c_train_batch *b, 
     if (b->positive != NULL && !t->options.captions) {
         return l2c_fail(err, L2CDB_E_INVALID, "the trainer was not made for second captions");
     }
-    const l2c_heads_config *c = l2c_heads_get_config(t->start);
+    const l2c_heads_config *c = &t->start->config;
     l2cdb_status rc = check_rows(b->text, b->rows, c->text_width, "caption", err);
     if (rc == L2CDB_OK) {
         rc = check_rows(b->positive, b->rows, c->text_width, "second caption", err);
