@@ -16,6 +16,23 @@ static const l2c_gemm_backend *const onednn = &l2c_gemm_onednn;
 static const l2c_gemm_backend *const onednn = NULL;
 #endif
 
+static const char *const precision_names[] = { "auto", "f32", "bf16", "int8" };
+
+const char *l2c_precision_name(l2c_precision p) {
+    return precision_names[p];
+}
+
+l2cdb_status l2c_precision_parse(l2c_precision *out, const char *name, l2cdb_error *err) {
+    for (int p = L2C_PRECISION_AUTO; p <= L2C_PRECISION_INT8; p++) {
+        if (strcmp(name, precision_names[p]) == 0) {
+            *out = (l2c_precision)p;
+            return L2CDB_OK;
+        }
+    }
+    return l2c_fail(err, L2CDB_E_INVALID, "precision \"%s\", expected auto, f32, bf16 or int8",
+                    name);
+}
+
 const char *l2c_backend_name(l2c_backend backend) {
     static const char *const names[] = { "auto", "naive", "openblas", "onednn" };
     return names[backend];
