@@ -241,18 +241,29 @@ static void vertical_plain(const pass *p, const taps *t) {
 
 #define ROWS 4 // rows that share the loads of the weights
 
-/* How many outputs of the row at `row_at` may be made with loads of whole steps of `step` taps,
- * each reading `bytes` bytes, without leaving the source. */
-static size_t outputs_within(const pass *p, const taps *t, size_t row_at, size_t step,
+/* Where the loads of output x end that take `step` taps and `bytes` bytes at a time. */
+static size_t load_end(const taps *t, size_t x, size_t step, size_t bytes) {
+    size_t steps = (t->n[x] + step - 1) / step;
+    return ((size_t)t->first[x] + (steps - 1) * step) * 3 + bytes;
+}
+
+/* The furthest such end of a row. It need not be that of the last output: one that the border clips
+ * may take a step less than those before it. */
+static size_t load_end_max(const taps *t, size_t step, size_t bytes) {
+    size_t most = 0;
+    for (size_t x = 0; x < t->count; x++) {
+        size_t end = load_end(t, x, step, bytes);
+        most = end > most ? end : most;
+    }
+    return most;
+}
+
+/* How many outputs of the row at `row_at` can be made without a load that leaves the source. */
+static size_t outputs_within(const pass *p, const taps *t, size_t row_at, size_t most, size_t step,
                              size_t bytes) {
-    size_t x = t->count;
-    while (x > 0) {
-        size_t steps = (t->n[x - 1] + step - 1) / step;
-        size_t end = row_at + ((size_t)t->first[x - 1] + (steps - 1) * step) * 3 + bytes;
-        if (end <= p->in_end) {
-            break;
-        }
-        x--;
+    size_t room = p->in_end - row_at, x = most <= room ? t->count : 0;
+    while (x < t->count && load_end(t, x, step, bytes) <= room) {
+        x++;
     }
     return x;
 }
@@ -301,16 +312,16 @@ horizontal_rows_avx2(const pass *p, const taps *t, size_t y, size_t rows, size_t
 }
 
 __attribute__((target("avx2"))) static void horizontal_avx2(const pass *p, const taps *t) {
-    size_t y = 0;
+    size_t y = 0, most = load_end_max(t, 4, 16);
     for (; y + ROWS <= p->rows; y += ROWS) {
-        size_t count = outputs_within(p, t, (y + ROWS - 1) * p->in_stride, 4, 16);
+        size_t count = outputs_within(p, t, (y + ROWS - 1) * p->in_stride, most, 4, 16);
         horizontal_rows_avx2(p, t, y, ROWS, count);
         for (size_t r = 0; r < ROWS; r++) {
             horizontal_row(p, t, y + r, count);
         }
     }
     for (; y < p->rows; y++) {
-        size_t count = outputs_within(p, t, y * p->in_stride, 4, 16);
+        size_t count = outputs_within(p, t, y * p->in_stride, most, 4, 16);
         horizontal_rows_avx2(p, t, y, 1, count);
         horizontal_row(p, t, y, count);
     }
@@ -399,16 +410,16 @@ horizontal_rows_avx512(const pass *p, const taps *t, size_t y, size_t rows, size
 
 __attribute__((target("avx512f,avx512bw,avx512vl"))) static void horizontal_avx512(const pass *p,
                                                                                    const taps *t) {
-    size_t y = 0;
+    size_t y = 0, most = load_end_max(t, 8, 32);
     for (; y + ROWS <= p->rows; y += ROWS) {
-        size_t count = outputs_within(p, t, (y + ROWS - 1) * p->in_stride, 8, 32);
+        size_t count = outputs_within(p, t, (y + ROWS - 1) * p->in_stride, most, 8, 32);
         horizontal_rows_avx512(p, t, y, ROWS, count);
         for (size_t r = 0; r < ROWS; r++) {
             horizontal_row(p, t, y + r, count);
         }
     }
     for (; y < p->rows; y++) {
-        size_t count = outputs_within(p, t, y * p->in_stride, 8, 32);
+        size_t count = outputs_within(p, t, y * p->in_stride, most, 8, 32);
         horizontal_rows_avx512(p, t, y, 1, count);
         horizontal_row(p, t, y, count);
     }
