@@ -10,6 +10,7 @@
 
 #include "encoders/adamw.h"
 #include "encoders/adapter_grad.h"
+#include "encoders/gemm.h"
 #include "encoders/loss.h"
 #include "encoders/model.h"
 #include "encoders/train_kernels.h"
@@ -283,7 +284,7 @@ static void update(l2c_trainer *t, double lr, double norm) {
     }
 }
 
-l2cdb_status l2c_trainer_step(l2c_trainer *t, const l2c_train_batch *b, l2c_train_step *out,
+static l2cdb_status take_step(l2c_trainer *t, const l2c_train_batch *b, l2c_train_step *out,
                               l2cdb_error *err) {
     l2cdb_status rc = check_batch(t, b, err);
     if (rc != L2CDB_OK) {
@@ -343,6 +344,14 @@ l2cdb_status l2c_trainer_step(l2c_trainer *t, const l2c_train_batch *b, l2c_trai
                                  .logit_scale = (double)*log_scale };
     }
     return L2CDB_OK;
+}
+
+l2cdb_status l2c_trainer_step(l2c_trainer *t, const l2c_train_batch *b, l2c_train_step *out,
+                              l2cdb_error *err) {
+    l2c_team team = l2c_team_begin(t->start->threads);
+    l2cdb_status rc = take_step(t, b, out, err);
+    l2c_team_end(team);
+    return rc;
 }
 
 /* ---- Out and in ---- */
