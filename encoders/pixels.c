@@ -460,7 +460,7 @@ static void horizontal(l2c_pixels_kernel kernel, const pass *p, const taps *t) {
 
 static void vertical(l2c_pixels_kernel kernel, const pass *p, const taps *t) {
 #if defined(__x86_64__)
-    // the vertical pass sees a fraction of the pixels; 512-bit registers gained nothing there
+    // the vertical pass sees a fraction of the pixels: one fast form is enough
     if (kernel != L2C_PIXELS_PLAIN) {
         vertical_avx2(p, t);
         return;
