@@ -170,6 +170,12 @@ static void range_tokens(rewriter *w, size_t first, size_t from, size_t to) {
 
 /* ---- Output -------------------------------------------------------------------------------- */
 
+static bool joins(char a, char b) {
+    const char *const words = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_$";
+    return (strchr(words, a) != NULL || (unsigned char)a >= 0x80) &&
+           (strchr(words, b) != NULL || (unsigned char)b >= 0x80);
+}
+
 static void put(rewriter *w, const char *text, size_t size, size_t in, bool verbatim) {
     l2c_rewrite *r = w->out;
     if (size == 0 || w->rc != L2CDB_OK) {
@@ -179,6 +185,12 @@ static void put(rewriter *w, const char *text, size_t size, size_t in, bool verb
         w->rc = l2c_fail(w->err, L2CDB_E_LIMIT, "the statement grows beyond %d bytes",
                          SQL_BYTES_MAX * 4);
         return;
+    }
+    bool seam = r->segments_count > 0 &&
+                (!verbatim || !r->segments[r->segments_count - 1].verbatim) &&
+                joins(r->text.data[r->text.size - 1], text[0]);
+    if (seam) { // AND"a"<=>b: the call must not grow together with AND
+        put(w, " ", 1, in, false);
     }
     if (r->segments_count == r->segments_capacity) {
         size_t more = r->segments_capacity == 0 ? 32 : r->segments_capacity * 2;

@@ -47,6 +47,10 @@ static const rewrite_case cases[] = {
     // Exact wherever the index cannot answer.
     { "SELECT a <=> b < 3 FROM t", "SELECT cosine_distance(a , b) < 3 FROM t" },
     { "SELECT a<=>b", "SELECT cosine_distance(a,b)" },
+    { "SELECT\"a\"<=>'[1]'FROM t ORDER BY\"a\"<=>?LIMIT 1",
+      "SELECT cosine_distance(\"a\",'[1]')FROM t ORDER BY cosine_distance(\"a\",?1) NULLS LAST "
+      "LIMIT "
+      "1" },
     { "SELECT a.id FROM images a JOIN images b ON a.embedding <=> b.embedding < 0.2",
       "SELECT a.id FROM images a JOIN images b ON cosine_distance(a.embedding , b.embedding) < "
       "0.2" },
