@@ -49,7 +49,10 @@ bench: test-packages
 fuzz: test-packages fuzz-packages
 	cmake --preset fuzz
 	cmake --build --preset fuzz -j $(JOBS)
-	FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh build/fuzz
+	@for target in build/fuzz/*_fuzz; do \
+	  mkdir -p $$target.corpus && \
+	  $$target -max_total_time=$(FUZZ_SECONDS) -max_len=65536 $$target.corpus || exit 1; \
+	done
 
 install: all
 	cmake --install $(BUILD) --prefix $(DESTDIR)$(PREFIX)

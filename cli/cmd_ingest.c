@@ -207,9 +207,12 @@ static int open_report(FILE **out) {
         return L2C_EXIT_DONE;
     }
     *out = strcmp(o.report, "-") == 0 ? stdout : fopen(o.report, "w");
-    return *out != NULL ? L2C_EXIT_DONE
-                        : l2c_session_error(NULL, "could not write the report %s: %s", o.report,
-                                            strerror(errno));
+    if (*out == NULL) {
+        return l2c_session_error(NULL, "could not write the report %s: %s", o.report,
+                                 strerror(errno));
+    }
+    setvbuf(*out, NULL, _IOLBF, 0); // whoever watches it sees what is done
+    return L2C_EXIT_DONE;
 }
 
 static int close_report(FILE *f, int rc) {
