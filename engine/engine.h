@@ -40,8 +40,8 @@ typedef struct l2c_view l2c_view;
 typedef struct l2c_view_side {
     l2c_view *view;
     l2c_kind kind;
-    l2c_index *index;  /* opened at first need, under view.write */
-    atomic_bool ready; /* index may be read without the lock */
+    _Atomic(l2c_index *) index; /* opened at first need, under view.write; NULL before */
+    int64_t change;             /* the store's number it has reached; under view.write */
 } l2c_view_side;
 
 struct l2c_view {
@@ -51,7 +51,7 @@ struct l2c_view {
     l2c_heads *heads_own;       /* built from the store for a tuned generation; view.write */
     l2c_view_side side[2];      /* by l2c_kind */
     pthread_mutex_t write;      /* one writer an index: open, add, remove, build, close */
-    atomic_int_fast64_t change; /* the store's number that opened indexes have reached */
+    atomic_int_fast64_t change; /* the store's number this view is known to agree with */
     unsigned references;        /* under db->lock */
 };
 
@@ -68,6 +68,8 @@ l2c_view *l2c_view_retain(l2c_view *v);
  * borrowed, lives as long as the view is held. */
 l2cdb_status l2c_view_index(l2cdb *db, l2c_view *v, l2c_kind kind, l2c_index **out,
                             l2cdb_error *err);
+/* The width of its vectors; loads the model only while there is no generation. */
+l2cdb_status l2c_view_width(l2cdb *db, l2c_view *v, size_t *width, l2cdb_error *err);
 /* The heads that make vectors of this view's space (the model is loaded if need be); borrowed. */
 l2cdb_status l2c_view_heads(l2cdb *db, l2c_view *v, const l2c_heads **out, l2cdb_error *err);
 /* The model of this view's generation, loaded at first need; lives as long as the handle.
@@ -87,6 +89,17 @@ l2cdb_status l2c_view_switch(l2cdb *db, int64_t generation, l2c_view *prepared, 
 /* The active generation, made from the handle's model when there is none yet. Writers call it
  * before their first vector. */
 l2cdb_status l2c_view_ensure_generation(l2cdb *db, l2cdb_error *err);
+/* The same for vectors that come without a model; E_MISMATCH if the active ones have another width.
+ */
+l2cdb_status l2c_view_ensure_external(l2cdb *db, size_t width, l2cdb_error *err);
+/* Starts a background build of an opened index that wants one and has none running. `wanted`: on
+ * behalf of a writer, so that close waits for it. */
+void l2c_view_start_build(l2cdb *db, l2c_view *v, bool wanted);
+void l2c_view_wait_build(l2cdb *db);
+/* What l2cdb_index_create has stored for a kind, else auto; and its text form, "kind=hnsw m=32". */
+l2cdb_status l2c_view_index_params(l2cdb *db, l2c_kind kind, l2c_index_params *out,
+                                   l2cdb_error *err);
+l2cdb_status l2c_index_params_read(l2c_index_params *out, const char *text, l2cdb_error *err);
 /* "photos.l2cdb-g3-images.idx"; freed with l2c_free, NULL without memory. */
 char *l2c_view_index_path(const l2cdb *db, int64_t generation, l2c_kind kind);
 
@@ -122,9 +135,11 @@ struct l2cdb {
 
     l2c_query_cache *cache; /* its own lock */
 
-    pthread_mutex_t build_lock; /* background builds: one at a time */
+    pthread_mutex_t build_lock; /* of what follows; background builds run one at a time */
     pthread_cond_t build_done;
-    bool building, closing;
+    bool building;
+    bool build_wanted; /* by a writer of this handle: close waits for it */
+    volatile bool build_stop;
 
     /* The SQL side's own state (connections, …), made by it at first use; close calls sql_close. */
     pthread_mutex_t sql_lock;

@@ -216,6 +216,8 @@ l2cdb_status l2c_store_vacuum(l2c_store *s, l2cdb_error *err);
 l2cdb_status l2c_store_backup(l2c_store *s, const char *path,
                               bool (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx,
                               l2cdb_error *err);
+/* "sqlite 3.40.1" */
+void l2c_store_describe(l2c_buf *out);
 /* SQLite's integrity_check and foreign keys; one call a problem. */
 l2cdb_status l2c_store_check(l2c_store *s, void (*finding)(void *ctx, const char *text), void *ctx,
                              l2cdb_error *err);
