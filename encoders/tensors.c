@@ -250,7 +250,7 @@ static l2cdb_status read_any(l2c_tensors *s, const l2c_map *map, const char *pat
 
 l2cdb_status l2c_tensors_open(l2c_tensors *s, const char *path, l2cdb_error *err) {
     l2c_tensors_init(s);
-    l2c_map map;
+    l2c_map map = { 0 };
     l2cdb_status rc = keep_map(s, path, &map, err);
     if (rc == L2CDB_OK) {
         rc = read_any(s, &map, path, err);
@@ -273,7 +273,7 @@ static l2cdb_status open_shard(l2c_tensors *s, const char *dir, const char *file
     }
     l2c_tensors shard;
     l2c_tensors_init(&shard);
-    l2c_map map;
+    l2c_map map = { 0 };
     l2cdb_status rc = keep_map(s, path, &map, err);
     if (rc == L2CDB_OK) {
         rc = l2c_safetensors_read(&shard, map.data, map.size, path, err);

@@ -1,7 +1,7 @@
 /* The inside of the tokenizer: opening from memory, and the text template of LLM2CLIP.
  *
  * The door (encoders.h) has l2c_tokenizer_open, _close and _encode. A tokenizer is immutable once
- * opened apart from an internal word cache with its own lock; any thread may use it. */
+ * opened; any thread may use it. */
 #ifndef L2C_TOKENIZER_H
 #define L2C_TOKENIZER_H
 
@@ -14,10 +14,15 @@ l2cdb_status l2c_tokenizer_read(l2c_tokenizer **out, const char *json, size_t n,
                                 l2cdb_error *err);
 /* Number of ids: the greatest id plus one. */
 size_t l2c_tokenizer_vocab(const l2c_tokenizer *t);
-/* The id of a token by its exact content in the file's own alphabet, or -1. */
-int32_t l2c_tokenizer_id(const l2c_tokenizer *t, const char *token);
 /* True if the three chat tokens exist, so that l2c_prompt_encode can build the frame. */
 bool l2c_tokenizer_has_template(const l2c_tokenizer *t);
+/* What prompt.c builds the frame from; borrowed. */
+typedef struct l2c_tokenizer_frame {
+    const int32_t *prefix; /* what the template puts before a text: BOS, or nothing */
+    size_t prefix_count;
+    int32_t start_header, end_header, eot; /* -1 where the file has no such token */
+} l2c_tokenizer_frame;
+l2c_tokenizer_frame l2c_tokenizer_get_frame(const l2c_tokenizer *t);
 /* Hash of everything that decides ids. */
 l2c_hash l2c_tokenizer_fingerprint(const l2c_tokenizer *t);
 
