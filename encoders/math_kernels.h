@@ -1,11 +1,18 @@
 /* exp and erf in f32 for loops that compilers vectorise; included once per processor level with FN
  * (a name's suffix) and TARGET (the function attribute) defined, as layers_kernels.h is. */
 
-/* 2^n for whole n in [-126, 127] is an exponent field. Cephes-like split of ln 2 in two parts. */
+/* e^x = 2^n e^r. Adding 1.5 * 2^23 rounds to the whole number n and leaves it in the low bits, which
+ * become the exponent field; no call of floor, which compilers do not vectorise. Cephes-like split of
+ * ln 2 in two parts. */
 TARGET static inline float FN(exp)(float x) {
+    const float magic = 12582912.0F;
     x = x < -87.0F ? -87.0F : x;
     x = x > 88.0F ? 88.0F : x;
-    float n = __builtin_floorf(x * 1.44269504F + 0.5F);
+    union {
+        float f;
+        uint32_t u;
+    } shifted = { .f = x * 1.44269504F + magic }, power;
+    float n = shifted.f - magic;
     float r = x - n * 0.693359375F;
     r = r + n * 2.12194440e-4F;
     float p = 1.9875691500e-4F;
@@ -15,10 +22,7 @@ TARGET static inline float FN(exp)(float x) {
     p = p * r + 1.6666665459e-1F;
     p = p * r + 5.0000001201e-1F;
     p = p * r * r + r + 1.0F;
-    union {
-        int32_t i;
-        float f;
-    } power = { .i = ((int32_t)n + 127) << 23 };
+    power.u = (shifted.u << 23) + (127U << 23);
     return p * power.f;
 }
 
