@@ -8,6 +8,7 @@
 extern const l2c_command l2c_cmd_ingest;
 extern const l2c_command l2c_cmd_caption;
 extern const l2c_command l2c_cmd_search;
+extern const l2c_command l2c_cmd_serve;
 extern const l2c_command l2c_cmd_encode;
 extern const l2c_command l2c_cmd_tokenize;
 extern const l2c_command l2c_cmd_eval;
