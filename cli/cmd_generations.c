@@ -28,18 +28,12 @@ static int list(l2cdb *db) {
     return rc == L2CDB_OK ? L2C_EXIT_DONE : l2c_session_fail(&err);
 }
 
-static int drop(l2cdb *db, const char *which) {
-    char *end;
-    long long g = strtoll(which, &end, 10);
-    if (end == which || *end != '\0') {
-        return l2c_options_wrong(&l2c_cmd_generations, "a generation is a number, not \"%s\"",
-                                 which);
-    }
+static int drop(l2cdb *db, int64_t generation) {
     l2cdb_error err;
-    if (l2cdb_drop_generation(db, g, &err) != L2CDB_OK) {
+    if (l2cdb_drop_generation(db, generation, &err) != L2CDB_OK) {
         return l2c_session_fail(&err);
     }
-    printf("generation %lld is gone\n", g);
+    printf("generation %" PRId64 " is gone\n", generation);
     return L2C_EXIT_DONE;
 }
 
@@ -52,10 +46,16 @@ static int run(const char *const *args, size_t args_count) {
         return l2c_options_wrong(&l2c_cmd_generations, "generations %s takes %s",
                                  dropping ? "drop" : "list", dropping ? "a number" : "nothing");
     }
+    char *end = NULL;
+    long long generation = dropping ? strtoll(args[1], &end, 10) : 0;
+    if (dropping && (end == args[1] || *end != '\0')) {
+        return l2c_options_wrong(&l2c_cmd_generations, "a generation is a number, not \"%s\"",
+                                 args[1]);
+    }
     l2cdb *db;
     int rc = l2c_session_open(&db, NULL, dropping ? 0 : L2C_SESSION_READ);
     if (rc == L2C_EXIT_DONE) {
-        rc = dropping ? drop(db, args[1]) : list(db);
+        rc = dropping ? drop(db, generation) : list(db);
         l2cdb_close(db);
     }
     return rc;

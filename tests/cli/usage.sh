@@ -1,5 +1,5 @@
 note "exit status 2, the reason and where to read more"
-run
+run 2>&1 | grep -v '^ '
 run serch
 run help serch
 run search
