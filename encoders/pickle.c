@@ -13,6 +13,7 @@
 
 #define PICKLE_BYTES_MAX (4u << 20) /* a checkpoint with optimizer state has some 200 kB */
 #define DEPTH_MAX 100
+#define MEMO_FREE 65536 /* slots that a pickle of any length may name */
 
 typedef enum global {
     GLOBAL_ORDERED_DICT,
@@ -286,8 +287,8 @@ static l2cdb_status memo_put(machine *m, size_t index_bytes) {
     if (!read_number(m, index_bytes, &index) || v == NULL) {
         return broken(m, "nothing to remember");
     }
-    // torch numbers the slots from 0, and every PUT takes two bytes or more.
-    if (index >= m->n) {
+    // torch numbers the slots from 0, and every PUT takes two bytes or more; others leave gaps.
+    if (index >= m->n && index >= MEMO_FREE) {
         return broken(m, "a memo slot is out of range");
     }
     if (!grow((void **)&m->memo, &m->memo_capacity, (size_t)index, sizeof *m->memo)) {

@@ -91,6 +91,17 @@ static l2cdb_status build_untrusted(builder *b, size_t *pooled, const char *text
     return rc;
 }
 
+/* Where the next separator begins at or after `at`; n if there is none. A text may hold NULs. */
+static size_t find_separator(const char *s, size_t n, size_t at) {
+    size_t m = strlen(separator);
+    for (; at + m <= n; at++) {
+        if (s[at] == separator[0] && memcmp(s + at, separator, m) == 0) {
+            return at;
+        }
+    }
+    return n;
+}
+
 /* The whole string as the reference makes it: separators cut out, the text between the first two of
  * them counted. */
 static l2cdb_status build_trusted(builder *b, size_t *pooled, const char *text, size_t n) {
@@ -100,17 +111,16 @@ static l2cdb_status build_trusted(builder *b, size_t *pooled, const char *text, 
     l2c_buf_append(&doc, text, n);
     l2c_buf_puts(&doc, frame_end);
     l2c_buf_puts(&whole, frame_start);
-    size_t doc_bytes = doc.size, at = 0, m = strlen(separator);
+    size_t doc_bytes = doc.size, at = 0;
     bool first = true;
     while (!doc.failed && at < doc.size) {
-        const char *cut = strstr(doc.data + at, separator);
-        size_t end = cut != NULL ? (size_t)(cut - doc.data) : doc.size;
+        size_t end = find_separator(doc.data, doc.size, at);
         l2c_buf_append(&whole, doc.data + at, end - at);
         if (first) {
             doc_bytes = end;
             first = false;
         }
-        at = cut != NULL ? end + m : doc.size;
+        at = end < doc.size ? end + strlen(separator) : end;
     }
     l2cdb_status rc = doc.failed || whole.failed
                           ? l2c_fail_nomem(b->err, n)
@@ -134,9 +144,6 @@ l2cdb_status l2c_prompt_encode(const l2c_tokenizer *t, int32_t ids[L2C_TOKENS_MA
             err->offset = (int64_t)bad;
         }
         return L2CDB_E_INVALID;
-    }
-    if (memchr(text, 0, n) != NULL) {
-        return l2c_fail(err, L2CDB_E_INVALID, "the text holds a NUL character");
     }
     if (!l2c_tokenizer_has_template(t)) {
         return l2c_fail(err, L2CDB_E_UNSUPPORTED,

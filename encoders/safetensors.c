@@ -60,7 +60,8 @@ static l2cdb_status read_shape(l2c_tensor *t, const json_t *entry, const char *n
 static l2cdb_status read_entry(l2c_tensor *t, region *r, const json_t *entry, const char *name,
                                size_t data_bytes, const char *what, l2cdb_error *err) {
     const char *dtype = json_string_value(json_object_get(entry, "dtype"));
-    if (!json_is_object(entry) || dtype == NULL) {
+    if (!json_is_object(entry) || dtype == NULL ||
+        json_string_length(json_object_get(entry, "dtype")) != strlen(dtype)) {
         return l2c_fail(err, L2CDB_E_FORMAT,
                         "%s: tensor \"%.120s\": expected an object with a \"dtype\"", what, name);
     }
@@ -152,11 +153,15 @@ l2cdb_status l2c_safetensors_read(l2c_tensors *s, const void *bytes, size_t n, c
     if (header_bytes == 0 || p[8] != '{') {
         return l2c_fail(err, L2CDB_E_FORMAT, "%s: the header does not begin with '{'", what);
     }
-    json_t *root;
-    l2cdb_status rc = l2c_json_parse(&root, (const char *)p + 8, (size_t)header_bytes, what, err);
-    if (rc != L2CDB_OK) {
-        return rc;
+    // Not l2c_json_parse: metadata may hold NULs, and nobody reads them.
+    json_error_t e;
+    json_t *root = json_loadb((const char *)p + 8, (size_t)header_bytes,
+                              JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
+    if (root == NULL) {
+        return l2c_fail(err, L2CDB_E_FORMAT, "%s: the header is not valid JSON: %s (byte %d)", what,
+                        e.text, e.position);
     }
+    l2cdb_status rc = L2CDB_OK;
     const uint8_t *data = p + 8 + header_bytes;
     size_t data_bytes = n - 8 - (size_t)header_bytes, count = 0;
     region *regions = l2c_alloc(json_object_size(root) + 1, sizeof *regions);
