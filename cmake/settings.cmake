@@ -29,18 +29,6 @@ if(L2CDB_TSAN)
   target_link_options(l2c_settings INTERFACE -fsanitize=thread)
 endif()
 
-if(L2CDB_FUZZ AND CMAKE_C_COMPILER_ID MATCHES Clang)
-  # Debian's clang comes without an OpenMP runtime. With GCC's the pragmas do nothing: one thread,
-  # which is what a fuzzer wants.
-  execute_process(COMMAND gcc -print-file-name=libgomp.so OUTPUT_VARIABLE L2CDB_LIBGOMP
-    OUTPUT_STRIP_TRAILING_WHITESPACE)
-  set(OpenMP_gomp_LIBRARY ${L2CDB_LIBGOMP} CACHE FILEPATH "")
-  foreach(language C CXX)
-    set(OpenMP_${language}_FLAGS -fopenmp=libgomp CACHE STRING "")
-    set(OpenMP_${language}_LIB_NAMES gomp CACHE STRING "")
-  endforeach()
-endif()
-
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 

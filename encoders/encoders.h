@@ -107,7 +107,7 @@ l2cdb_status l2c_tokenizer_encode(const l2c_tokenizer *t, int32_t *ids, size_t i
 typedef struct l2c_image_limits {
     uint64_t pixels_max;    /* 100,000,000 */
     uint32_t scans_max;     /* 500, progressive JPEG */
-    uint32_t decode_ms_max; /* 5,000 */
+    uint32_t decode_ms_max; /* 5,000, processor time of the calling thread */
     uint64_t bytes_max;     /* 512 MiB of input */
 } l2c_image_limits;
 
@@ -152,7 +152,8 @@ l2cdb_status l2c_image_decode(l2c_image *out, const uint8_t *bytes, size_t n, un
                               const l2c_image_limits *limits, l2cdb_error *err);
 void l2c_image_fini(l2c_image *image);
 
-/* A JPEG (quality 85, 4:2:0) whose short side is `side` pixels at most; appended to `out`. */
+/* A JPEG (quality 85, 4:2:0) whose short side is `side` pixels at most, its long side 16 times that;
+ * appended to `out`. Never larger than the picture. E_INVALID for an empty one, E_NOMEM. */
 l2cdb_status l2c_image_thumbnail(l2c_buf *out, const l2c_image *image, uint32_t side,
                                  l2cdb_error *err);
 
