@@ -152,8 +152,8 @@ l2cdb_status l2c_image_decode(l2c_image *out, const uint8_t *bytes, size_t n, un
                               const l2c_image_limits *limits, l2cdb_error *err);
 void l2c_image_fini(l2c_image *image);
 
-/* A JPEG (quality 85, 4:2:0) whose short side is `side` pixels at most, its long side 16 times that;
- * appended to `out`. Never larger than the picture. E_INVALID for an empty one, E_NOMEM. */
+/* A JPEG (quality 85, 4:2:0) whose short side is `side` pixels at most, its long side 16 times
+ * that; appended to `out`. Never larger than the picture. E_INVALID for an empty one, E_NOMEM. */
 l2cdb_status l2c_image_thumbnail(l2c_buf *out, const l2c_image *image, uint32_t side,
                                  l2cdb_error *err);
 
