@@ -1,14 +1,14 @@
 /* Captions: sentences that belong to photos. The full-text table follows by triggers. */
-#include "storage/conn.h"
+#include "storage/store_conn.h"
 
 #include <time.h>
 
-static l2cdb_status find_caption(l2c_conn *c, int64_t image_id, const char *text, int64_t *id,
+static l2cdb_status find_caption(l2c_store_conn *c, int64_t image_id, const char *text, int64_t *id,
                                  l2cdb_error *err) {
     *id = 0;
     sqlite3_stmt *stmt;
-    l2cdb_status rc =
-        l2c_conn_prepare(c, &stmt, "SELECT id FROM caption WHERE image_id = ?1 AND text = ?2", err);
+    l2cdb_status rc = l2c_store_conn_prepare(
+        c, &stmt, "SELECT id FROM caption WHERE image_id = ?1 AND text = ?2", err);
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, image_id);
         l2c_bind_text(stmt, 2, text);
@@ -20,9 +20,9 @@ static l2cdb_status find_caption(l2c_conn *c, int64_t image_id, const char *text
     return rc;
 }
 
-static l2cdb_status insert_caption(l2c_conn *c, l2c_caption_record *r, l2cdb_error *err) {
+static l2cdb_status insert_caption(l2c_store_conn *c, l2c_caption_record *r, l2cdb_error *err) {
     sqlite3_stmt *stmt;
-    l2cdb_status rc = l2c_conn_prepare(
+    l2cdb_status rc = l2c_store_conn_prepare(
         c, &stmt,
         "INSERT INTO caption(image_id, text, language, source, added_at)"
         " SELECT ?1, ?2, ?3, ?4, ?5 WHERE EXISTS (SELECT 1 FROM image WHERE id = ?1)",
@@ -35,7 +35,7 @@ static l2cdb_status insert_caption(l2c_conn *c, l2c_caption_record *r, l2cdb_err
     l2c_bind_text(stmt, 3, r->language);
     l2c_bind_text(stmt, 4, r->source);
     sqlite3_bind_int64(stmt, 5, (int64_t)time(NULL));
-    rc = l2c_conn_run(c, stmt, "storing a caption", err);
+    rc = l2c_store_conn_run(c, stmt, "storing a caption", err);
     if (rc == L2CDB_OK && sqlite3_changes(c->db) == 0) {
         return l2c_fail(err, L2CDB_E_NOTFOUND, "photo %lld is not in the database",
                         (long long)r->image_id);
@@ -75,7 +75,8 @@ l2cdb_status l2c_captions_update(l2c_store *s, int64_t id, const char *text, con
     }
     bool found = false, changes = false;
     sqlite3_stmt *stmt;
-    rc = l2c_conn_prepare(w.conn, &stmt, "SELECT text IS NOT ?2 FROM caption WHERE id = ?1", err);
+    rc = l2c_store_conn_prepare(w.conn, &stmt, "SELECT text IS NOT ?2 FROM caption WHERE id = ?1",
+                                err);
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, id);
         l2c_bind_text(stmt, 2, text);
@@ -88,14 +89,14 @@ l2cdb_status l2c_captions_update(l2c_store *s, int64_t id, const char *text, con
         rc = l2c_vectors_forget(s, w.conn, L2C_KIND_CAPTION, id, err);
     }
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_prepare(w.conn, &stmt,
-                              "UPDATE caption SET text = ?2, language = ?3 WHERE id = ?1", err);
+        rc = l2c_store_conn_prepare(
+            w.conn, &stmt, "UPDATE caption SET text = ?2, language = ?3 WHERE id = ?1", err);
     }
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, id);
         l2c_bind_text(stmt, 2, text);
         l2c_bind_text(stmt, 3, language);
-        rc = l2c_conn_run(w.conn, stmt, "changing a caption", err);
+        rc = l2c_store_conn_run(w.conn, stmt, "changing a caption", err);
         if (rc == L2CDB_E_EXISTS) {
             l2c_fail(err, rc, "the photo of caption %lld has another caption with this text",
                      (long long)id);
@@ -104,15 +105,15 @@ l2cdb_status l2c_captions_update(l2c_store *s, int64_t id, const char *text, con
     return l2c_write_end(&w, rc, err);
 }
 
-static l2cdb_status delete_caption(l2c_store *s, l2c_conn *c, int64_t id, l2cdb_error *err) {
+static l2cdb_status delete_caption(l2c_store *s, l2c_store_conn *c, int64_t id, l2cdb_error *err) {
     l2cdb_status rc = l2c_vectors_forget(s, c, L2C_KIND_CAPTION, id, err);
     sqlite3_stmt *stmt;
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_prepare(c, &stmt, "DELETE FROM caption WHERE id = ?1", err);
+        rc = l2c_store_conn_prepare(c, &stmt, "DELETE FROM caption WHERE id = ?1", err);
     }
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, id);
-        rc = l2c_conn_run(c, stmt, "deleting a caption", err);
+        rc = l2c_store_conn_run(c, stmt, "deleting a caption", err);
     }
     if (rc == L2CDB_OK && sqlite3_changes(c->db) == 0) {
         rc = caption_missing(id, err);
@@ -128,7 +129,7 @@ l2cdb_status l2c_captions_delete(l2c_store *s, const int64_t *ids, size_t n, l2c
     }
     // Inside a caller's transaction an error leaves it to the caller to roll back; a savepoint
     // keeps the promise that nothing is deleted there either.
-    rc = l2c_conn_exec(w.conn, "SAVEPOINT captions", err);
+    rc = l2c_store_conn_exec(w.conn, "SAVEPOINT captions", err);
     for (size_t i = 0; i < n && rc == L2CDB_OK; i++) {
         rc = delete_caption(s, w.conn, ids[i], err);
     }
@@ -153,13 +154,13 @@ static l2cdb_status read_caption(sqlite3_stmt *stmt, l2c_caption_record *out, l2
 l2cdb_status l2c_captions_get(l2c_store *s, int64_t id, l2c_caption_record *out, l2c_arena *arena,
                               l2cdb_error *err) {
     *out = (l2c_caption_record){ .id = id };
-    l2c_conn *c;
+    l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
     sqlite3_stmt *stmt;
-    rc = l2c_conn_prepare(
+    rc = l2c_store_conn_prepare(
         c, &stmt, "SELECT id, image_id, text, language, source FROM caption WHERE id = ?1", err);
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, id);
@@ -180,16 +181,16 @@ l2cdb_status l2c_captions_get(l2c_store *s, int64_t id, l2c_caption_record *out,
 l2cdb_status l2c_captions_pull(l2c_store *s, l2c_caption_record *out, size_t max, size_t *got,
                                int64_t after_id, l2c_arena *arena, l2cdb_error *err) {
     *got = 0;
-    l2c_conn *c;
+    l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
     sqlite3_stmt *stmt;
-    rc = l2c_conn_prepare(c, &stmt,
-                          "SELECT id, image_id, text, language, source FROM caption"
-                          " WHERE id > ?1 ORDER BY id LIMIT ?2",
-                          err);
+    rc = l2c_store_conn_prepare(c, &stmt,
+                                "SELECT id, image_id, text, language, source FROM caption"
+                                " WHERE id > ?1 ORDER BY id LIMIT ?2",
+                                err);
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, after_id);
         sqlite3_bind_int64(stmt, 2, (int64_t)max);

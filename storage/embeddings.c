@@ -4,7 +4,7 @@
  * `removal` with the number of its removal, or was never there; never in both. So the state of a
  * generation at any later change is what it was plus the rows with newer numbers, in their order.
  */
-#include "storage/conn.h"
+#include "storage/store_conn.h"
 
 #include <string.h>
 
@@ -29,13 +29,13 @@ l2cdb_status l2c_vectors_put(l2c_store *s, int64_t generation, l2c_kind kind, in
     }
     int64_t key = l2c_vector_key(generation, kind, item_id);
     sqlite3_stmt *stmt;
-    rc = l2c_conn_prepare(w.conn, &stmt, "DELETE FROM removal WHERE id = ?1", err);
+    rc = l2c_store_conn_prepare(w.conn, &stmt, "DELETE FROM removal WHERE id = ?1", err);
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, key);
-        rc = l2c_conn_run(w.conn, stmt, "storing a vector", err);
+        rc = l2c_store_conn_run(w.conn, stmt, "storing a vector", err);
     }
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_prepare(
+        rc = l2c_store_conn_prepare(
             w.conn, &stmt,
             "INSERT OR REPLACE INTO embedding(id, change, vector) VALUES(?1, ?2, ?3)", err);
     }
@@ -43,21 +43,21 @@ l2cdb_status l2c_vectors_put(l2c_store *s, int64_t generation, l2c_kind kind, in
         sqlite3_bind_int64(stmt, 1, key);
         sqlite3_bind_int64(stmt, 2, l2c_write_change(s));
         sqlite3_bind_blob64(stmt, 3, v, width * sizeof *v, SQLITE_STATIC);
-        rc = l2c_conn_run(w.conn, stmt, "storing a vector", err);
+        rc = l2c_store_conn_run(w.conn, stmt, "storing a vector", err);
     }
     return l2c_write_end(&w, rc, err);
 }
 
-l2cdb_status l2c_vectors_forget(l2c_store *s, l2c_conn *c, l2c_kind kind, int64_t item_id,
+l2cdb_status l2c_vectors_forget(l2c_store *s, l2c_store_conn *c, l2c_kind kind, int64_t item_id,
                                 l2cdb_error *err) {
     sqlite3_stmt *generations, *log, *stmt;
-    l2cdb_status rc = l2c_conn_prepare(
+    l2cdb_status rc = l2c_store_conn_prepare(
         c, &generations,
         "SELECT e.id FROM generation g JOIN embedding e ON e.id = (g.id << 41) | (?1 << 40) | ?2",
         err);
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_prepare(c, &log, "INSERT OR REPLACE INTO removal(id, change) VALUES(?1, ?2)",
-                              err);
+        rc = l2c_store_conn_prepare(
+            c, &log, "INSERT OR REPLACE INTO removal(id, change) VALUES(?1, ?2)", err);
     }
     if (rc == L2CDB_OK) {
         sqlite3_bind_int(generations, 1, (int)kind);
@@ -65,31 +65,31 @@ l2cdb_status l2c_vectors_forget(l2c_store *s, l2c_conn *c, l2c_kind kind, int64_
         while (rc == L2CDB_OK && sqlite3_step(generations) == SQLITE_ROW) {
             sqlite3_bind_int64(log, 1, sqlite3_column_int64(generations, 0));
             sqlite3_bind_int64(log, 2, l2c_write_change(s));
-            rc = l2c_conn_run(c, log, "noting a removal", err);
+            rc = l2c_store_conn_run(c, log, "noting a removal", err);
         }
         sqlite3_reset(generations);
     }
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_prepare(c, &stmt,
-                              "DELETE FROM embedding WHERE id IN"
-                              " (SELECT (g.id << 41) | (?1 << 40) | ?2 FROM generation g)",
-                              err);
+        rc = l2c_store_conn_prepare(c, &stmt,
+                                    "DELETE FROM embedding WHERE id IN"
+                                    " (SELECT (g.id << 41) | (?1 << 40) | ?2 FROM generation g)",
+                                    err);
     }
     if (rc == L2CDB_OK) {
         sqlite3_bind_int(stmt, 1, (int)kind);
         sqlite3_bind_int64(stmt, 2, item_id);
-        rc = l2c_conn_run(c, stmt, "removing vectors", err);
+        rc = l2c_store_conn_run(c, stmt, "removing vectors", err);
     }
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_prepare(c, &stmt,
-                              "DELETE FROM feature WHERE id IN"
-                              " (SELECT (t.id << 40) | ?2 FROM trunk t WHERE t.kind = ?1)",
-                              err);
+        rc = l2c_store_conn_prepare(c, &stmt,
+                                    "DELETE FROM feature WHERE id IN"
+                                    " (SELECT (t.id << 40) | ?2 FROM trunk t WHERE t.kind = ?1)",
+                                    err);
     }
     if (rc == L2CDB_OK) {
         sqlite3_bind_int(stmt, 1, (int)kind);
         sqlite3_bind_int64(stmt, 2, item_id);
-        rc = l2c_conn_run(c, stmt, "removing features", err);
+        rc = l2c_store_conn_run(c, stmt, "removing features", err);
     }
     return rc;
 }
@@ -112,14 +112,14 @@ l2cdb_status l2c_vectors_get(l2c_store *s, int64_t generation, l2c_kind kind, in
     if (rc != L2CDB_OK) {
         return rc;
     }
-    l2c_conn *c;
+    l2c_store_conn *c;
     rc = l2c_reader_get(s, &c, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
     int64_t key = l2c_vector_key(generation, kind, item_id);
     sqlite3_stmt *stmt;
-    rc = l2c_conn_prepare(c, &stmt, "SELECT vector FROM embedding WHERE id = ?1", err);
+    rc = l2c_store_conn_prepare(c, &stmt, "SELECT vector FROM embedding WHERE id = ?1", err);
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, key);
         int step = sqlite3_step(stmt);
@@ -143,16 +143,16 @@ l2cdb_status l2c_vectors_get(l2c_store *s, int64_t generation, l2c_kind kind, in
 l2cdb_status l2c_vectors_count(l2c_store *s, int64_t generation, l2c_kind kind, size_t *count,
                                l2cdb_error *err) {
     *count = 0;
-    l2c_conn *c;
+    l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
     sqlite3_stmt *stmt;
-    rc = l2c_conn_prepare(c, &stmt,
-                          "SELECT count(*) FROM embedding INDEXED BY embedding_by_change"
-                          " WHERE change >= 0 AND +id BETWEEN ?1 AND ?2",
-                          err);
+    rc = l2c_store_conn_prepare(c, &stmt,
+                                "SELECT count(*) FROM embedding INDEXED BY embedding_by_change"
+                                " WHERE change >= 0 AND +id BETWEEN ?1 AND ?2",
+                                err);
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, l2c_vector_key(generation, kind, 0));
         sqlite3_bind_int64(stmt, 2, l2c_vector_key(generation, kind, L2C_ITEM_MAX));
@@ -172,16 +172,16 @@ l2cdb_status l2c_vectors_pull(l2c_store *s, int64_t generation, l2c_kind kind, s
                               int64_t *ids, float *v, size_t max, size_t *got, int64_t after_id,
                               l2cdb_error *err) {
     *got = 0;
-    l2c_conn *c;
+    l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
     sqlite3_stmt *stmt;
-    rc = l2c_conn_prepare(c, &stmt,
-                          "SELECT id, vector FROM embedding WHERE id > ?1 AND id <= ?2"
-                          " ORDER BY id LIMIT ?3",
-                          err);
+    rc = l2c_store_conn_prepare(c, &stmt,
+                                "SELECT id, vector FROM embedding WHERE id > ?1 AND id <= ?2"
+                                " ORDER BY id LIMIT ?3",
+                                err);
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, l2c_vector_key(generation, kind, after_id < 0 ? 0 : after_id));
         sqlite3_bind_int64(stmt, 2, l2c_vector_key(generation, kind, L2C_ITEM_MAX));
@@ -205,9 +205,9 @@ l2cdb_status l2c_vectors_pull(l2c_store *s, int64_t generation, l2c_kind kind, s
 /* ---- Replay -------------------------------------------------------------------------------------
  */
 
-static l2cdb_status log_reaches(l2c_conn *c, int64_t since, l2cdb_error *err) {
+static l2cdb_status log_reaches(l2c_store_conn *c, int64_t since, l2cdb_error *err) {
     sqlite3_stmt *stmt;
-    l2cdb_status rc = l2c_conn_prepare(c, &stmt, "SELECT value, trimmed FROM change", err);
+    l2cdb_status rc = l2c_store_conn_prepare(c, &stmt, "SELECT value, trimmed FROM change", err);
     if (rc != L2CDB_OK) {
         return rc;
     }
@@ -225,7 +225,7 @@ static l2cdb_status log_reaches(l2c_conn *c, int64_t since, l2cdb_error *err) {
     return rc;
 }
 
-static l2cdb_status read_changes(l2c_conn *c, sqlite3_stmt *stmt, size_t width, int64_t *ids,
+static l2cdb_status read_changes(l2c_store_conn *c, sqlite3_stmt *stmt, size_t width, int64_t *ids,
                                  float *v, bool *added, size_t max, size_t *got, int64_t *change,
                                  l2cdb_error *err) {
     size_t whole = 0; // rows of complete change numbers
@@ -267,7 +267,7 @@ l2cdb_status l2c_vectors_replay(l2c_store *s, int64_t generation, l2c_kind kind,
                                 int64_t since, int64_t *change, l2cdb_error *err) {
     *got = 0;
     *change = since;
-    l2c_conn *c;
+    l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
     if (rc != L2CDB_OK) {
         return rc;
@@ -275,7 +275,7 @@ l2cdb_status l2c_vectors_replay(l2c_store *s, int64_t generation, l2c_kind kind,
     rc = log_reaches(c, since, err);
     sqlite3_stmt *stmt;
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_prepare(
+        rc = l2c_store_conn_prepare(
             c, &stmt,
             "SELECT change, id, vector FROM embedding INDEXED BY embedding_by_change"
             " WHERE change > ?1 AND +id BETWEEN ?2 AND ?3"
@@ -307,10 +307,10 @@ l2cdb_status l2c_changes_trim(l2c_store *s, int64_t change, l2cdb_error *err) {
     };
     for (size_t i = 0; i < 2 && rc == L2CDB_OK; i++) {
         sqlite3_stmt *stmt;
-        rc = l2c_conn_prepare(w.conn, &stmt, statements[i], err);
+        rc = l2c_store_conn_prepare(w.conn, &stmt, statements[i], err);
         if (rc == L2CDB_OK) {
             sqlite3_bind_int64(stmt, 1, change);
-            rc = l2c_conn_run(w.conn, stmt, "trimming the removal log", err);
+            rc = l2c_store_conn_run(w.conn, stmt, "trimming the removal log", err);
         }
     }
     return l2c_write_end(&w, rc, err);

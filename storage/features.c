@@ -1,6 +1,6 @@
 /* Features: what frozen trunks made of photos and captions, before the heads. One b-tree in the
  * order (trunk, item), because training and reindexing read them in long runs. */
-#include "storage/conn.h"
+#include "storage/store_conn.h"
 
 #include <string.h>
 
@@ -11,12 +11,12 @@ static int64_t feature_key(int64_t trunk, int64_t item) {
 }
 
 /* The number of a trunk and its width; *id is 0 if it is unknown. */
-static l2cdb_status find_trunk(l2c_conn *c, l2c_kind kind, const l2c_hash *hash, int64_t *id,
+static l2cdb_status find_trunk(l2c_store_conn *c, l2c_kind kind, const l2c_hash *hash, int64_t *id,
                                size_t *width, l2cdb_error *err) {
     *id = 0;
     *width = 0;
     sqlite3_stmt *stmt;
-    l2cdb_status rc = l2c_conn_prepare(
+    l2cdb_status rc = l2c_store_conn_prepare(
         c, &stmt, "SELECT id, width FROM trunk WHERE kind = ?1 AND hash = ?2", err);
     if (rc == L2CDB_OK) {
         sqlite3_bind_int(stmt, 1, (int)kind);
@@ -33,16 +33,16 @@ static l2cdb_status find_trunk(l2c_conn *c, l2c_kind kind, const l2c_hash *hash,
     return rc;
 }
 
-static l2cdb_status make_trunk(l2c_conn *c, l2c_kind kind, const l2c_hash *hash, int64_t *id,
+static l2cdb_status make_trunk(l2c_store_conn *c, l2c_kind kind, const l2c_hash *hash, int64_t *id,
                                size_t width, l2cdb_error *err) {
     sqlite3_stmt *stmt;
-    l2cdb_status rc =
-        l2c_conn_prepare(c, &stmt, "INSERT INTO trunk(kind, hash, width) VALUES(?1, ?2, ?3)", err);
+    l2cdb_status rc = l2c_store_conn_prepare(
+        c, &stmt, "INSERT INTO trunk(kind, hash, width) VALUES(?1, ?2, ?3)", err);
     if (rc == L2CDB_OK) {
         sqlite3_bind_int(stmt, 1, (int)kind);
         sqlite3_bind_blob(stmt, 2, hash->bytes, sizeof hash->bytes, SQLITE_STATIC);
         sqlite3_bind_int64(stmt, 3, (int64_t)width);
-        rc = l2c_conn_run(c, stmt, "storing a trunk", err);
+        rc = l2c_store_conn_run(c, stmt, "storing a trunk", err);
         *id = sqlite3_last_insert_rowid(c->db);
     }
     if (rc == L2CDB_OK && *id > TRUNK_MAX) {
@@ -69,13 +69,13 @@ l2cdb_status l2c_features_put(l2c_store *s, l2c_kind kind, const l2c_hash *trunk
     }
     sqlite3_stmt *stmt;
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_prepare(w.conn, &stmt,
-                              "INSERT OR REPLACE INTO feature(id, vector) VALUES(?1, ?2)", err);
+        rc = l2c_store_conn_prepare(
+            w.conn, &stmt, "INSERT OR REPLACE INTO feature(id, vector) VALUES(?1, ?2)", err);
     }
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, feature_key(id, item_id));
         sqlite3_bind_blob64(stmt, 2, v, width * sizeof *v, SQLITE_STATIC);
-        rc = l2c_conn_run(w.conn, stmt, "storing a feature", err);
+        rc = l2c_store_conn_run(w.conn, stmt, "storing a feature", err);
     }
     return l2c_write_end(&w, rc, err);
 }
@@ -96,7 +96,7 @@ l2cdb_status l2c_features_pull(l2c_store *s, l2c_kind kind, const l2c_hash *trun
                                int64_t *ids, float *v, size_t max, size_t *got, int64_t after_id,
                                l2cdb_error *err) {
     *got = 0;
-    l2c_conn *c;
+    l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
     if (rc != L2CDB_OK) {
         return rc;
@@ -106,10 +106,10 @@ l2cdb_status l2c_features_pull(l2c_store *s, l2c_kind kind, const l2c_hash *trun
     rc = find_trunk(c, kind, trunk, &id, &known, err);
     sqlite3_stmt *stmt = NULL;
     if (rc == L2CDB_OK && id != 0) {
-        rc = l2c_conn_prepare(c, &stmt,
-                              "SELECT id, vector FROM feature WHERE id > ?1 AND id <= ?2"
-                              " ORDER BY id LIMIT ?3",
-                              err);
+        rc = l2c_store_conn_prepare(c, &stmt,
+                                    "SELECT id, vector FROM feature WHERE id > ?1 AND id <= ?2"
+                                    " ORDER BY id LIMIT ?3",
+                                    err);
     }
     if (rc == L2CDB_OK && stmt != NULL) {
         sqlite3_bind_int64(stmt, 1, feature_key(id, after_id));
@@ -132,7 +132,7 @@ l2cdb_status l2c_features_pull(l2c_store *s, l2c_kind kind, const l2c_hash *trun
 
 l2cdb_status l2c_features_get(l2c_store *s, l2c_kind kind, const l2c_hash *trunk, size_t width,
                               int64_t item_id, float *v, l2cdb_error *err) {
-    l2c_conn *c;
+    l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
     if (rc != L2CDB_OK) {
         return rc;
@@ -142,7 +142,7 @@ l2cdb_status l2c_features_get(l2c_store *s, l2c_kind kind, const l2c_hash *trunk
     rc = find_trunk(c, kind, trunk, &id, &known, err);
     sqlite3_stmt *stmt = NULL;
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_prepare(c, &stmt, "SELECT vector FROM feature WHERE id = ?1", err);
+        rc = l2c_store_conn_prepare(c, &stmt, "SELECT vector FROM feature WHERE id = ?1", err);
     }
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, feature_key(id, item_id));
@@ -159,7 +159,7 @@ l2cdb_status l2c_features_get(l2c_store *s, l2c_kind kind, const l2c_hash *trunk
 }
 
 /* Runs a statement whose rows are ids; parameters are bound by the caller. */
-static l2cdb_status collect_ids(l2c_conn *c, sqlite3_stmt *stmt, int64_t *ids, size_t *got,
+static l2cdb_status collect_ids(l2c_store_conn *c, sqlite3_stmt *stmt, int64_t *ids, size_t *got,
                                 const char *what, l2cdb_error *err) {
     int step;
     while ((step = sqlite3_step(stmt)) == SQLITE_ROW) {
@@ -173,7 +173,7 @@ static l2cdb_status collect_ids(l2c_conn *c, sqlite3_stmt *stmt, int64_t *ids, s
 l2cdb_status l2c_features_missing(l2c_store *s, l2c_kind kind, const l2c_hash *trunk, int64_t *ids,
                                   size_t max, size_t *got, int64_t after_id, l2cdb_error *err) {
     *got = 0;
-    l2c_conn *c;
+    l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
     if (rc != L2CDB_OK) {
         return rc;
@@ -183,18 +183,19 @@ l2cdb_status l2c_features_missing(l2c_store *s, l2c_kind kind, const l2c_hash *t
     rc = find_trunk(c, kind, trunk, &id, &known, err); // 0 has no features: everything is missing
     sqlite3_stmt *stmt;
     if (rc == L2CDB_OK && kind == L2C_KIND_IMAGE) {
-        rc = l2c_conn_prepare(c, &stmt,
-                              "SELECT id FROM image WHERE id > ?1 AND status = 'ok'"
-                              " AND hash IS NOT NULL AND NOT EXISTS"
-                              " (SELECT 1 FROM feature f WHERE f.id = (?2 << 40) | image.id)"
-                              " ORDER BY id LIMIT ?3",
-                              err);
+        rc = l2c_store_conn_prepare(c, &stmt,
+                                    "SELECT id FROM image WHERE id > ?1 AND status = 'ok'"
+                                    " AND hash IS NOT NULL AND NOT EXISTS"
+                                    " (SELECT 1 FROM feature f WHERE f.id = (?2 << 40) | image.id)"
+                                    " ORDER BY id LIMIT ?3",
+                                    err);
     } else if (rc == L2CDB_OK) {
-        rc = l2c_conn_prepare(c, &stmt,
-                              "SELECT id FROM caption WHERE id > ?1 AND NOT EXISTS"
-                              " (SELECT 1 FROM feature f WHERE f.id = (?2 << 40) | caption.id)"
-                              " ORDER BY id LIMIT ?3",
-                              err);
+        rc =
+            l2c_store_conn_prepare(c, &stmt,
+                                   "SELECT id FROM caption WHERE id > ?1 AND NOT EXISTS"
+                                   " (SELECT 1 FROM feature f WHERE f.id = (?2 << 40) | caption.id)"
+                                   " ORDER BY id LIMIT ?3",
+                                   err);
     }
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, after_id);
@@ -210,7 +211,7 @@ l2cdb_status l2c_vectors_missing(l2c_store *s, int64_t generation, l2c_kind kind
                                  const l2c_hash *trunk, int64_t *ids, size_t max, size_t *got,
                                  int64_t after_id, l2cdb_error *err) {
     *got = 0;
-    l2c_conn *c;
+    l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
     if (rc != L2CDB_OK) {
         return rc;
@@ -220,13 +221,13 @@ l2cdb_status l2c_vectors_missing(l2c_store *s, int64_t generation, l2c_kind kind
     rc = find_trunk(c, kind, trunk, &id, &known, err);
     sqlite3_stmt *stmt = NULL;
     if (rc == L2CDB_OK && id != 0) {
-        rc =
-            l2c_conn_prepare(c, &stmt,
-                             "SELECT id & 1099511627775 FROM feature f"
-                             " WHERE f.id > ?1 AND f.id <= ?2 AND NOT EXISTS"
-                             " (SELECT 1 FROM embedding e WHERE e.id = ?3 | (f.id & 1099511627775))"
-                             " ORDER BY f.id LIMIT ?4",
-                             err);
+        rc = l2c_store_conn_prepare(
+            c, &stmt,
+            "SELECT id & 1099511627775 FROM feature f"
+            " WHERE f.id > ?1 AND f.id <= ?2 AND NOT EXISTS"
+            " (SELECT 1 FROM embedding e WHERE e.id = ?3 | (f.id & 1099511627775))"
+            " ORDER BY f.id LIMIT ?4",
+            err);
     }
     if (rc == L2CDB_OK && stmt != NULL) {
         sqlite3_bind_int64(stmt, 1, feature_key(id, after_id));

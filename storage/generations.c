@@ -1,6 +1,6 @@
 /* Generations: which trunks and heads made a set of vectors, and which set answers. Exactly one is
  * active once there is any; a unique partial index in the schema holds it to that. */
-#include "storage/conn.h"
+#include "storage/store_conn.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -62,13 +62,13 @@ static l2cdb_status read_generation(sqlite3_stmt *stmt, l2c_generation *g, l2cdb
 static l2cdb_status read_many(l2c_store *s, const char *sql, int64_t id, l2c_generation *out,
                               size_t max, size_t *count, l2cdb_error *err) {
     *count = 0;
-    l2c_conn *c;
+    l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
     sqlite3_stmt *stmt;
-    rc = l2c_conn_prepare(c, &stmt, sql, err);
+    rc = l2c_store_conn_prepare(c, &stmt, sql, err);
     if (rc == L2CDB_OK) {
         if (id != 0) {
             sqlite3_bind_int64(stmt, 1, id);
@@ -114,9 +114,9 @@ l2cdb_status l2c_generations_list(l2c_store *s, l2c_generation *out, size_t max,
     return read_many(s, SELECT_GENERATION "ORDER BY id", 0, out, max, count, err);
 }
 
-static l2cdb_status put_row(l2c_conn *c, l2c_generation *g, l2cdb_error *err) {
+static l2cdb_status put_row(l2c_store_conn *c, l2c_generation *g, l2cdb_error *err) {
     sqlite3_stmt *stmt;
-    l2cdb_status rc = l2c_conn_prepare(
+    l2cdb_status rc = l2c_store_conn_prepare(
         c, &stmt,
         "INSERT INTO generation(id, parent, state, image_trunk, text_trunk, heads, width, model,"
         " label, report, created_at, activated_at)"
@@ -145,7 +145,7 @@ static l2cdb_status put_row(l2c_conn *c, l2c_generation *g, l2cdb_error *err) {
     if (g->activated_at != 0) {
         sqlite3_bind_int64(stmt, 12, g->activated_at);
     }
-    rc = l2c_conn_run(c, stmt, "storing a generation", err);
+    rc = l2c_store_conn_run(c, stmt, "storing a generation", err);
     if (g->id == 0) {
         g->id = sqlite3_last_insert_rowid(c->db);
     }
@@ -174,7 +174,7 @@ l2cdb_status l2c_generations_put(l2c_store *s, l2c_generation *g, l2cdb_error *e
     return rc;
 }
 
-static l2cdb_status set_state(l2c_conn *c, int64_t id, l2cdb_error *err) {
+static l2cdb_status set_state(l2c_store_conn *c, int64_t id, l2cdb_error *err) {
     static const char *const statements[] = {
         "UPDATE generation SET state = 'retired' WHERE state = 'active' AND id <> ?1",
         "UPDATE generation SET state = 'active', activated_at = ?2 WHERE id = ?1",
@@ -182,13 +182,13 @@ static l2cdb_status set_state(l2c_conn *c, int64_t id, l2cdb_error *err) {
     l2cdb_status rc = L2CDB_OK;
     for (size_t i = 0; i < 2 && rc == L2CDB_OK; i++) {
         sqlite3_stmt *stmt;
-        rc = l2c_conn_prepare(c, &stmt, statements[i], err);
+        rc = l2c_store_conn_prepare(c, &stmt, statements[i], err);
         if (rc == L2CDB_OK) {
             sqlite3_bind_int64(stmt, 1, id);
             if (i == 1) {
                 sqlite3_bind_int64(stmt, 2, (int64_t)time(NULL));
             }
-            rc = l2c_conn_run(c, stmt, "switching generations", err);
+            rc = l2c_store_conn_run(c, stmt, "switching generations", err);
         }
     }
     return rc;
@@ -233,10 +233,10 @@ l2cdb_status l2c_generations_drop(l2c_store *s, int64_t id, l2cdb_error *err) {
     };
     for (size_t i = 0; i < 4 && rc == L2CDB_OK; i++) {
         sqlite3_stmt *stmt;
-        rc = l2c_conn_prepare(w.conn, &stmt, statements[i], err);
+        rc = l2c_store_conn_prepare(w.conn, &stmt, statements[i], err);
         if (rc == L2CDB_OK) {
             sqlite3_bind_int64(stmt, 1, id);
-            rc = l2c_conn_run(w.conn, stmt, "dropping a generation", err);
+            rc = l2c_store_conn_run(w.conn, stmt, "dropping a generation", err);
         }
     }
     l2c_write_change(s);
@@ -255,17 +255,17 @@ l2cdb_status l2c_heads_put(l2c_store *s, int64_t generation, const char *name,
         return rc;
     }
     sqlite3_stmt *stmt;
-    rc = l2c_conn_prepare(w.conn, &stmt,
-                          "INSERT OR REPLACE INTO head(generation, name, rows, columns, data)"
-                          " VALUES(?1, ?2, ?3, ?4, ?5)",
-                          err);
+    rc = l2c_store_conn_prepare(w.conn, &stmt,
+                                "INSERT OR REPLACE INTO head(generation, name, rows, columns, data)"
+                                " VALUES(?1, ?2, ?3, ?4, ?5)",
+                                err);
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, generation);
         l2c_bind_text(stmt, 2, name);
         sqlite3_bind_int64(stmt, 3, (int64_t)shape[0]);
         sqlite3_bind_int64(stmt, 4, (int64_t)shape[1]);
         sqlite3_bind_blob64(stmt, 5, data, count * sizeof *data, SQLITE_STATIC);
-        rc = l2c_conn_run(w.conn, stmt, "storing heads", err);
+        rc = l2c_store_conn_run(w.conn, stmt, "storing heads", err);
     }
     return l2c_write_end(&w, rc, err);
 }
@@ -297,16 +297,16 @@ static l2cdb_status visit_head(sqlite3_stmt *stmt, l2c_heads_row_fn fn, void *ct
 
 l2cdb_status l2c_heads_each(l2c_store *s, int64_t generation, l2c_heads_row_fn fn, void *ctx,
                             l2cdb_error *err) {
-    l2c_conn *c;
+    l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
     sqlite3_stmt *stmt;
-    rc = l2c_conn_prepare(c, &stmt,
-                          "SELECT name, rows, columns, data FROM head WHERE generation = ?1"
-                          " ORDER BY name",
-                          err);
+    rc = l2c_store_conn_prepare(c, &stmt,
+                                "SELECT name, rows, columns, data FROM head WHERE generation = ?1"
+                                " ORDER BY name",
+                                err);
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, generation);
         int step = SQLITE_DONE;

@@ -2,7 +2,7 @@
  *
  * A record is a content: files with equal bytes share one, and image_path says where it lives.
  * image.path repeats the first of them, so that the common question needs no join. */
-#include "storage/conn.h"
+#include "storage/store_conn.h"
 
 #include <string.h>
 #include <time.h>
@@ -23,17 +23,18 @@ static void bind_hash(sqlite3_stmt *stmt, int i, const l2c_hash *h) {
 l2cdb_status l2c_images_find_path(l2c_store *s, const char *path, l2c_path_state *out,
                                   l2cdb_error *err) {
     *out = (l2c_path_state){ 0 };
-    l2c_conn *c;
+    l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
     sqlite3_stmt *stmt;
-    rc = l2c_conn_prepare(c, &stmt,
-                          "SELECT p.image_id, p.size_bytes, p.mtime_ns, i.status = 'error',"
-                          " (SELECT count(*) FROM image_path q WHERE q.image_id = p.image_id)"
-                          " FROM image_path p JOIN image i ON i.id = p.image_id WHERE p.path = ?1",
-                          err);
+    rc = l2c_store_conn_prepare(
+        c, &stmt,
+        "SELECT p.image_id, p.size_bytes, p.mtime_ns, i.status = 'error',"
+        " (SELECT count(*) FROM image_path q WHERE q.image_id = p.image_id)"
+        " FROM image_path p JOIN image i ON i.id = p.image_id WHERE p.path = ?1",
+        err);
     if (rc == L2CDB_OK) {
         l2c_bind_text(stmt, 1, path);
         int step = sqlite3_step(stmt);
@@ -52,21 +53,25 @@ l2cdb_status l2c_images_find_path(l2c_store *s, const char *path, l2c_path_state
     return rc;
 }
 
-l2cdb_status l2c_images_find_hash(l2c_store *s, const l2c_hash *hash, int64_t *id,
+l2cdb_status l2c_images_find_hash(l2c_store *s, const l2c_hash *hash, int64_t *id, bool *failed,
                                   l2cdb_error *err) {
     *id = 0;
-    l2c_conn *c;
+    l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
     sqlite3_stmt *stmt;
-    rc = l2c_conn_prepare(c, &stmt, "SELECT id FROM image WHERE hash = ?1", err);
+    rc = l2c_store_conn_prepare(c, &stmt, "SELECT id, status = 'error' FROM image WHERE hash = ?1",
+                                err);
     if (rc == L2CDB_OK) {
         bind_hash(stmt, 1, hash);
         int step = sqlite3_step(stmt);
         if (step == SQLITE_ROW) {
             *id = sqlite3_column_int64(stmt, 0);
+            if (failed != NULL) {
+                *failed = sqlite3_column_int(stmt, 1) != 0;
+            }
         } else if (step != SQLITE_DONE) {
             rc = l2c_sqlite_fail(err, c->db, step, "looking a content up");
         }
@@ -80,20 +85,22 @@ l2cdb_status l2c_images_find_hash(l2c_store *s, const l2c_hash *hash, int64_t *i
  */
 
 /* Runs a one-parameter statement on an id. */
-static l2cdb_status run_on(l2c_conn *c, const char *sql, int64_t id, const char *what,
+static l2cdb_status run_on(l2c_store_conn *c, const char *sql, int64_t id, const char *what,
                            l2cdb_error *err) {
     sqlite3_stmt *stmt;
-    l2cdb_status rc = l2c_conn_prepare(c, &stmt, sql, err);
+    l2cdb_status rc = l2c_store_conn_prepare(c, &stmt, sql, err);
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, id);
-        rc = l2c_conn_run(c, stmt, what, err);
+        rc = l2c_store_conn_run(c, stmt, what, err);
     }
     return rc;
 }
 
-static l2cdb_status forget_captions(l2c_store *s, l2c_conn *c, int64_t image_id, l2cdb_error *err) {
+static l2cdb_status forget_captions(l2c_store *s, l2c_store_conn *c, int64_t image_id,
+                                    l2cdb_error *err) {
     sqlite3_stmt *stmt;
-    l2cdb_status rc = l2c_conn_prepare(c, &stmt, "SELECT id FROM caption WHERE image_id = ?1", err);
+    l2cdb_status rc =
+        l2c_store_conn_prepare(c, &stmt, "SELECT id FROM caption WHERE image_id = ?1", err);
     if (rc != L2CDB_OK) {
         return rc;
     }
@@ -106,7 +113,7 @@ static l2cdb_status forget_captions(l2c_store *s, l2c_conn *c, int64_t image_id,
     return rc;
 }
 
-static l2cdb_status delete_record(l2c_store *s, l2c_conn *c, int64_t id, l2cdb_error *err) {
+static l2cdb_status delete_record(l2c_store *s, l2c_store_conn *c, int64_t id, l2cdb_error *err) {
     static const char *const statements[] = {
         "DELETE FROM caption WHERE image_id = ?1",  "DELETE FROM thumbnail WHERE image_id = ?1",
         "DELETE FROM original WHERE image_id = ?1", "DELETE FROM image_path WHERE image_id = ?1",
@@ -124,7 +131,7 @@ static l2cdb_status delete_record(l2c_store *s, l2c_conn *c, int64_t id, l2cdb_e
 
 /* After a path has left record `id`: the record goes with its last path, or takes another one as
  * its first. */
-static l2cdb_status settle_paths(l2c_store *s, l2c_conn *c, int64_t id, bool *deleted,
+static l2cdb_status settle_paths(l2c_store *s, l2c_store_conn *c, int64_t id, bool *deleted,
                                  l2cdb_error *err) {
     l2cdb_status rc =
         run_on(c,
@@ -135,7 +142,7 @@ static l2cdb_status settle_paths(l2c_store *s, l2c_conn *c, int64_t id, bool *de
                id, "moving a path", err);
     sqlite3_stmt *stmt;
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_prepare(c, &stmt, "SELECT path IS NULL FROM image WHERE id = ?1", err);
+        rc = l2c_store_conn_prepare(c, &stmt, "SELECT path IS NULL FROM image WHERE id = ?1", err);
     }
     if (rc != L2CDB_OK) {
         return rc;
@@ -149,11 +156,12 @@ static l2cdb_status settle_paths(l2c_store *s, l2c_conn *c, int64_t id, bool *de
     return gone ? delete_record(s, c, id, err) : L2CDB_OK;
 }
 
-static l2cdb_status owner_of_path(l2c_conn *c, const char *path, int64_t *id, l2cdb_error *err) {
+static l2cdb_status owner_of_path(l2c_store_conn *c, const char *path, int64_t *id,
+                                  l2cdb_error *err) {
     *id = 0;
     sqlite3_stmt *stmt;
     l2cdb_status rc =
-        l2c_conn_prepare(c, &stmt, "SELECT image_id FROM image_path WHERE path = ?1", err);
+        l2c_store_conn_prepare(c, &stmt, "SELECT image_id FROM image_path WHERE path = ?1", err);
     if (rc == L2CDB_OK) {
         l2c_bind_text(stmt, 1, path);
         if (sqlite3_step(stmt) == SQLITE_ROW) {
@@ -164,17 +172,17 @@ static l2cdb_status owner_of_path(l2c_conn *c, const char *path, int64_t *id, l2
     return rc;
 }
 
-static l2cdb_status put_path(l2c_store *s, l2c_conn *c, int64_t id, const char *path,
+static l2cdb_status put_path(l2c_store *s, l2c_store_conn *c, int64_t id, const char *path,
                              int64_t size_bytes, int64_t mtime_ns, l2cdb_error *err) {
     int64_t before;
     l2cdb_status rc = owner_of_path(c, path, &before, err);
     sqlite3_stmt *stmt;
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_prepare(c, &stmt,
-                              "INSERT INTO image_path(path, image_id, size_bytes, mtime_ns)"
-                              " VALUES(?1, ?2, ?3, ?4) ON CONFLICT(path) DO UPDATE SET"
-                              " image_id = ?2, size_bytes = ?3, mtime_ns = ?4",
-                              err);
+        rc = l2c_store_conn_prepare(c, &stmt,
+                                    "INSERT INTO image_path(path, image_id, size_bytes, mtime_ns)"
+                                    " VALUES(?1, ?2, ?3, ?4) ON CONFLICT(path) DO UPDATE SET"
+                                    " image_id = ?2, size_bytes = ?3, mtime_ns = ?4",
+                                    err);
     }
     if (rc != L2CDB_OK) {
         return rc;
@@ -183,34 +191,34 @@ static l2cdb_status put_path(l2c_store *s, l2c_conn *c, int64_t id, const char *
     sqlite3_bind_int64(stmt, 2, id);
     sqlite3_bind_int64(stmt, 3, size_bytes);
     sqlite3_bind_int64(stmt, 4, mtime_ns);
-    rc = l2c_conn_run(c, stmt, "storing a path", err);
+    rc = l2c_store_conn_run(c, stmt, "storing a path", err);
     if (rc == L2CDB_OK && before != 0 && before != id) {
         rc = settle_paths(s, c, before, NULL, err);
     }
     return rc;
 }
 
-static l2cdb_status put_original(l2c_conn *c, const l2c_image_record *r, l2cdb_error *err) {
+static l2cdb_status put_original(l2c_store_conn *c, const l2c_image_record *r, l2cdb_error *err) {
     if (r->original == NULL) {
         return run_on(c, "DELETE FROM original WHERE image_id = ?1", r->id, "storing a photo", err);
     }
     sqlite3_stmt *stmt;
-    l2cdb_status rc = l2c_conn_prepare(
+    l2cdb_status rc = l2c_store_conn_prepare(
         c, &stmt, "INSERT OR REPLACE INTO original(image_id, data) VALUES(?1, ?2)", err);
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, r->id);
         sqlite3_bind_blob64(stmt, 2, r->original, r->original_size, SQLITE_STATIC);
-        rc = l2c_conn_run(c, stmt, "storing a photo's bytes", err);
+        rc = l2c_store_conn_run(c, stmt, "storing a photo's bytes", err);
     }
     return rc;
 }
 
 /* Whether the stored record has another content, or is to lose its vectors. */
-static l2cdb_status content_changes(l2c_conn *c, const l2c_image_record *r, bool *out,
+static l2cdb_status content_changes(l2c_store_conn *c, const l2c_image_record *r, bool *out,
                                     l2cdb_error *err) {
     sqlite3_stmt *stmt;
     l2cdb_status rc =
-        l2c_conn_prepare(c, &stmt, "SELECT hash IS NOT ?2 FROM image WHERE id = ?1", err);
+        l2c_store_conn_prepare(c, &stmt, "SELECT hash IS NOT ?2 FROM image WHERE id = ?1", err);
     if (rc != L2CDB_OK) {
         return rc;
     }
@@ -253,17 +261,17 @@ static void bind_record(sqlite3_stmt *stmt, const l2c_image_record *r) {
     l2c_bind_text(stmt, 15, r->meta);
 }
 
-static l2cdb_status insert_record(l2c_conn *c, l2c_image_record *r, l2cdb_error *err) {
+static l2cdb_status insert_record(l2c_store_conn *c, l2c_image_record *r, l2cdb_error *err) {
     sqlite3_stmt *stmt;
     l2cdb_status rc =
-        l2c_conn_prepare(c, &stmt,
-                         "INSERT INTO image(" IMAGE_COLUMNS ", added_at)"
-                         " VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)",
-                         err);
+        l2c_store_conn_prepare(c, &stmt,
+                               "INSERT INTO image(" IMAGE_COLUMNS ", added_at)"
+                               " VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)",
+                               err);
     if (rc == L2CDB_OK) {
         bind_record(stmt, r);
         sqlite3_bind_int64(stmt, 16, (int64_t)time(NULL));
-        rc = l2c_conn_run(c, stmt, "storing a photo's record", err);
+        rc = l2c_store_conn_run(c, stmt, "storing a photo's record", err);
         r->id = sqlite3_last_insert_rowid(c->db);
     }
     if (rc == L2CDB_OK && r->id > L2C_ITEM_MAX) {
@@ -272,7 +280,7 @@ static l2cdb_status insert_record(l2c_conn *c, l2c_image_record *r, l2cdb_error 
     return rc;
 }
 
-static l2cdb_status update_record(l2c_store *s, l2c_conn *c, const l2c_image_record *r,
+static l2cdb_status update_record(l2c_store *s, l2c_store_conn *c, const l2c_image_record *r,
                                   l2cdb_error *err) {
     bool changes = false;
     l2cdb_status rc = content_changes(c, r, &changes, err);
@@ -281,16 +289,16 @@ static l2cdb_status update_record(l2c_store *s, l2c_conn *c, const l2c_image_rec
     }
     sqlite3_stmt *stmt;
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_prepare(c, &stmt,
-                              "UPDATE image SET (" IMAGE_COLUMNS ") = (coalesce(?1, path),"
-                              "?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,"
-                              "coalesce(?14, tags),coalesce(?15, meta)) WHERE id = ?16",
-                              err);
+        rc = l2c_store_conn_prepare(c, &stmt,
+                                    "UPDATE image SET (" IMAGE_COLUMNS ") = (coalesce(?1, path),"
+                                    "?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,"
+                                    "coalesce(?14, tags),coalesce(?15, meta)) WHERE id = ?16",
+                                    err);
     }
     if (rc == L2CDB_OK) {
         bind_record(stmt, r);
         sqlite3_bind_int64(stmt, 16, r->id);
-        rc = l2c_conn_run(c, stmt, "updating a photo's record", err);
+        rc = l2c_store_conn_run(c, stmt, "updating a photo's record", err);
     }
     return rc;
 }
@@ -322,12 +330,12 @@ l2cdb_status l2c_images_add_path(l2c_store *s, int64_t id, const char *path, int
     rc = put_path(s, w.conn, id, path, size_bytes, mtime_ns, err);
     if (rc == L2CDB_OK) { // a record that came as bytes takes its first path
         sqlite3_stmt *stmt;
-        rc = l2c_conn_prepare(w.conn, &stmt,
-                              "UPDATE image SET path = ?2 WHERE id = ?1 AND path IS NULL", err);
+        rc = l2c_store_conn_prepare(
+            w.conn, &stmt, "UPDATE image SET path = ?2 WHERE id = ?1 AND path IS NULL", err);
         if (rc == L2CDB_OK) {
             sqlite3_bind_int64(stmt, 1, id);
             l2c_bind_text(stmt, 2, path);
-            rc = l2c_conn_run(w.conn, stmt, "storing a path", err);
+            rc = l2c_store_conn_run(w.conn, stmt, "storing a path", err);
         }
     }
     return l2c_write_end(&w, rc, err);
@@ -347,11 +355,11 @@ l2cdb_status l2c_images_remove_path(l2c_store *s, const char *path, bool *delete
     }
     sqlite3_stmt *stmt;
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_prepare(w.conn, &stmt, "DELETE FROM image_path WHERE path = ?1", err);
+        rc = l2c_store_conn_prepare(w.conn, &stmt, "DELETE FROM image_path WHERE path = ?1", err);
     }
     if (rc == L2CDB_OK) {
         l2c_bind_text(stmt, 1, path);
-        rc = l2c_conn_run(w.conn, stmt, "forgetting a path", err);
+        rc = l2c_store_conn_run(w.conn, stmt, "forgetting a path", err);
     }
     if (rc == L2CDB_OK) {
         rc = settle_paths(s, w.conn, id, deleted, err);
@@ -359,9 +367,10 @@ l2cdb_status l2c_images_remove_path(l2c_store *s, const char *path, bool *delete
     return l2c_write_end(&w, rc, err);
 }
 
-static l2cdb_status require_images(l2c_conn *c, const int64_t *ids, size_t n, l2cdb_error *err) {
+static l2cdb_status require_images(l2c_store_conn *c, const int64_t *ids, size_t n,
+                                   l2cdb_error *err) {
     sqlite3_stmt *stmt;
-    l2cdb_status rc = l2c_conn_prepare(c, &stmt, "SELECT 1 FROM image WHERE id = ?1", err);
+    l2cdb_status rc = l2c_store_conn_prepare(c, &stmt, "SELECT 1 FROM image WHERE id = ?1", err);
     for (size_t i = 0; i < n && rc == L2CDB_OK; i++) {
         sqlite3_bind_int64(stmt, 1, ids[i]);
         if (sqlite3_step(stmt) != SQLITE_ROW) {
@@ -383,14 +392,14 @@ l2cdb_status l2c_images_set_user(l2c_store *s, int64_t id, const char *tags, con
     rc = require_images(w.conn, &id, 1, err);
     sqlite3_stmt *stmt;
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_prepare(w.conn, &stmt, "UPDATE image SET tags = ?2, meta = ?3 WHERE id = ?1",
-                              err);
+        rc = l2c_store_conn_prepare(w.conn, &stmt,
+                                    "UPDATE image SET tags = ?2, meta = ?3 WHERE id = ?1", err);
     }
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, id);
         l2c_bind_text(stmt, 2, tags);
         l2c_bind_text(stmt, 3, meta);
-        rc = l2c_conn_run(w.conn, stmt, "storing tags", err);
+        rc = l2c_store_conn_run(w.conn, stmt, "storing tags", err);
     }
     return l2c_write_end(&w, rc, err);
 }
@@ -440,17 +449,17 @@ static l2cdb_status read_record(sqlite3_stmt *stmt, l2c_image_record *out, l2c_a
 l2cdb_status l2c_images_get(l2c_store *s, int64_t id, l2c_image_record *out, l2c_arena *arena,
                             l2cdb_error *err) {
     *out = (l2c_image_record){ .id = id };
-    l2c_conn *c;
+    l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
     sqlite3_stmt *stmt;
-    rc = l2c_conn_prepare(c, &stmt,
-                          "SELECT " IMAGE_COLUMNS ","
-                          " (SELECT mtime_ns FROM image_path p WHERE p.path = image.path)"
-                          " FROM image WHERE id = ?1",
-                          err);
+    rc = l2c_store_conn_prepare(c, &stmt,
+                                "SELECT " IMAGE_COLUMNS ","
+                                " (SELECT mtime_ns FROM image_path p WHERE p.path = image.path)"
+                                " FROM image WHERE id = ?1",
+                                err);
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, id);
         int step = sqlite3_step(stmt);
@@ -470,13 +479,13 @@ l2cdb_status l2c_images_get(l2c_store *s, int64_t id, l2c_image_record *out, l2c
 
 static l2cdb_status get_blob(l2c_store *s, const char *sql, const char *what, int64_t id,
                              l2c_buf *out, l2cdb_error *err) {
-    l2c_conn *c;
+    l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
     sqlite3_stmt *stmt;
-    rc = l2c_conn_prepare(c, &stmt, sql, err);
+    rc = l2c_store_conn_prepare(c, &stmt, sql, err);
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, id);
         int step = sqlite3_step(stmt);
@@ -513,24 +522,25 @@ l2cdb_status l2c_thumbnails_put(l2c_store *s, int64_t image_id, const void *jpeg
         return rc;
     }
     sqlite3_stmt *stmt;
-    rc = l2c_conn_prepare(w.conn, &stmt,
-                          "INSERT OR REPLACE INTO thumbnail(image_id, jpeg) VALUES(?1, ?2)", err);
+    rc = l2c_store_conn_prepare(
+        w.conn, &stmt, "INSERT OR REPLACE INTO thumbnail(image_id, jpeg) VALUES(?1, ?2)", err);
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, image_id);
         sqlite3_bind_blob64(stmt, 2, jpeg, size, SQLITE_STATIC);
-        rc = l2c_conn_run(w.conn, stmt, "storing a thumbnail", err);
+        rc = l2c_store_conn_run(w.conn, stmt, "storing a thumbnail", err);
     }
     return l2c_write_end(&w, rc, err);
 }
 
 l2cdb_status l2c_images_each_path(l2c_store *s, l2c_path_fn fn, void *ctx, l2cdb_error *err) {
-    l2c_conn *c;
+    l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
     sqlite3_stmt *stmt;
-    rc = l2c_conn_prepare(c, &stmt, "SELECT image_id, path FROM image_path ORDER BY path", err);
+    rc = l2c_store_conn_prepare(c, &stmt, "SELECT image_id, path FROM image_path ORDER BY path",
+                                err);
     if (rc == L2CDB_OK) {
         int step;
         while ((step = sqlite3_step(stmt)) == SQLITE_ROW) {

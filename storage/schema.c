@@ -1,6 +1,6 @@
 /* The tables, and the way from each version of them to the next. docs/format.md explains them to
  * readers with other tools; change both together, and only by appending a migration. */
-#include "storage/conn.h"
+#include "storage/store_conn.h"
 
 #include <stdio.h>
 
@@ -84,7 +84,7 @@ static const char *const migrations[] = {
 
 #define VERSION_KNOWN ((int)(sizeof migrations / sizeof *migrations))
 
-static l2cdb_status pragma_get(l2c_conn *c, const char *sql, int *out, l2cdb_error *err) {
+static l2cdb_status pragma_get(l2c_store_conn *c, const char *sql, int *out, l2cdb_error *err) {
     sqlite3_stmt *stmt = NULL;
     int rc = sqlite3_prepare_v2(c->db, sql, -1, &stmt, NULL);
     if (rc == SQLITE_OK) {
@@ -95,7 +95,7 @@ static l2cdb_status pragma_get(l2c_conn *c, const char *sql, int *out, l2cdb_err
     return rc == SQLITE_ROW ? L2CDB_OK : l2c_sqlite_fail(err, c->db, rc, "reading its version");
 }
 
-static l2cdb_status look(l2c_conn *c, int *application, int *version, int *tables,
+static l2cdb_status look(l2c_store_conn *c, int *application, int *version, int *tables,
                          l2cdb_error *err) {
     l2cdb_status rc = pragma_get(c, "PRAGMA application_id", application, err);
     if (rc == L2CDB_OK) {
@@ -125,8 +125,8 @@ static l2cdb_status judge(const char *path, int application, int version, int ta
     return L2CDB_OK;
 }
 
-static l2cdb_status migrate(l2c_conn *c, const char *path, l2cdb_error *err) {
-    l2cdb_status rc = l2c_conn_exec(c, "BEGIN IMMEDIATE", err);
+static l2cdb_status migrate(l2c_store_conn *c, const char *path, l2cdb_error *err) {
+    l2cdb_status rc = l2c_store_conn_exec(c, "BEGIN IMMEDIATE", err);
     if (rc != L2CDB_OK) {
         return rc;
     }
@@ -137,13 +137,13 @@ static l2cdb_status migrate(l2c_conn *c, const char *path, l2cdb_error *err) {
         rc = judge(path, application, version, tables, err);
     }
     for (; rc == L2CDB_OK && version < VERSION_KNOWN; version++) {
-        rc = l2c_conn_exec(c, migrations[version], err);
+        rc = l2c_store_conn_exec(c, migrations[version], err);
     }
     char sql[96];
     snprintf(sql, sizeof sql, "PRAGMA application_id=%d; PRAGMA user_version=%d; COMMIT",
              APPLICATION_ID, VERSION_KNOWN);
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_exec(c, sql, err);
+        rc = l2c_store_conn_exec(c, sql, err);
     }
     if (rc != L2CDB_OK) {
         sqlite3_exec(c->db, "ROLLBACK", NULL, NULL, NULL);
@@ -151,7 +151,8 @@ static l2cdb_status migrate(l2c_conn *c, const char *path, l2cdb_error *err) {
     return rc;
 }
 
-l2cdb_status l2c_schema_prepare(l2c_conn *c, const char *path, bool read_only, l2cdb_error *err) {
+l2cdb_status l2c_schema_prepare(l2c_store_conn *c, const char *path, bool read_only,
+                                l2cdb_error *err) {
     int application = 0, version = 0, tables = 0;
     l2cdb_status rc = look(c, &application, &version, &tables, err);
     if (rc == L2CDB_OK) {
@@ -171,10 +172,10 @@ l2cdb_status l2c_schema_prepare(l2c_conn *c, const char *path, bool read_only, l
     // 16 KiB pages: a row of vectors takes 1 to 16 KB, and small pages would waste a quarter of
     // themselves on it. Has no effect on a file that has pages already.
     if (tables == 0) {
-        rc = l2c_conn_exec(c, "PRAGMA page_size=16384", err);
+        rc = l2c_store_conn_exec(c, "PRAGMA page_size=16384", err);
     }
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_exec(c, "PRAGMA journal_mode=WAL", err);
+        rc = l2c_store_conn_exec(c, "PRAGMA journal_mode=WAL", err);
     }
     if (rc == L2CDB_OK && version < VERSION_KNOWN) {
         rc = migrate(c, path, err);

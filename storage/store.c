@@ -1,6 +1,6 @@
 /* The store as a whole: open and close, settings, the change number, counts, vacuum, backup,
  * check. What belongs to one kind of record is in the file of its name. */
-#include "storage/conn.h"
+#include "storage/store_conn.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,13 +20,13 @@ void l2c_store_close(l2c_store *s) {
     if (s == NULL) {
         return;
     }
-    l2c_conn_close(s->probe);
+    l2c_store_conn_close(s->probe);
     while (s->free != NULL) {
-        l2c_conn *c = s->free;
+        l2c_store_conn *c = s->free;
         s->free = c->next;
-        l2c_conn_close(c);
+        l2c_store_conn_close(c);
     }
-    l2c_conn_close(s->writer); // last: the last connection folds the log into the file
+    l2c_store_conn_close(s->writer); // last: the last connection folds the log into the file
     pthread_mutex_destroy(&s->write_lock);
     pthread_mutex_destroy(&s->read_lock);
     l2c_free(s->path);
@@ -37,13 +37,13 @@ static l2cdb_status open_connections(l2c_store *s, l2cdb_error *err) {
     const l2c_store_options *o = &s->options;
     l2cdb_status rc = L2CDB_OK;
     if (!o->read_only) {
-        rc = l2c_conn_open(&s->writer, s->path, false, o->create, o->busy_ms, err);
+        rc = l2c_store_conn_open(&s->writer, s->path, false, o->create, o->busy_ms, err);
         if (rc == L2CDB_OK) {
             rc = l2c_schema_prepare(s->writer, s->path, false, err);
         }
     }
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_open(&s->probe, s->path, true, false, o->busy_ms, err);
+        rc = l2c_store_conn_open(&s->probe, s->path, true, false, o->busy_ms, err);
     }
     if (rc == L2CDB_OK && o->read_only) {
         rc = l2c_schema_prepare(s->probe, s->path, true, err);
@@ -90,7 +90,7 @@ const char *l2c_store_path(const l2c_store *s) {
 l2cdb_status l2c_store_change(l2c_store *s, int64_t *change, l2cdb_error *err) {
     sqlite3_stmt *stmt;
     pthread_mutex_lock(&s->read_lock);
-    l2cdb_status rc = l2c_conn_prepare(s->probe, &stmt, "SELECT value FROM change", err);
+    l2cdb_status rc = l2c_store_conn_prepare(s->probe, &stmt, "SELECT value FROM change", err);
     if (rc == L2CDB_OK) {
         int step = sqlite3_step(stmt);
         if (step == SQLITE_ROW) {
@@ -106,13 +106,13 @@ l2cdb_status l2c_store_change(l2c_store *s, int64_t *change, l2cdb_error *err) {
 
 l2cdb_status l2c_store_get(l2c_store *s, const char *key, char **out, l2cdb_error *err) {
     *out = NULL;
-    l2c_conn *c;
+    l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
     sqlite3_stmt *stmt;
-    rc = l2c_conn_prepare(c, &stmt, "SELECT value FROM setting WHERE key = ?1", err);
+    rc = l2c_store_conn_prepare(c, &stmt, "SELECT value FROM setting WHERE key = ?1", err);
     if (rc == L2CDB_OK) {
         l2c_bind_text(stmt, 1, key);
         int step = sqlite3_step(stmt);
@@ -135,12 +135,12 @@ l2cdb_status l2c_store_set(l2c_store *s, const char *key, const char *value, l2c
         return rc;
     }
     sqlite3_stmt *stmt;
-    rc = l2c_conn_prepare(w.conn, &stmt,
-                          "INSERT OR REPLACE INTO setting(key, value) VALUES(?1, ?2)", err);
+    rc = l2c_store_conn_prepare(w.conn, &stmt,
+                                "INSERT OR REPLACE INTO setting(key, value) VALUES(?1, ?2)", err);
     if (rc == L2CDB_OK) {
         l2c_bind_text(stmt, 1, key);
         l2c_bind_text(stmt, 2, value);
-        rc = l2c_conn_run(w.conn, stmt, "storing a setting", err);
+        rc = l2c_store_conn_run(w.conn, stmt, "storing a setting", err);
     }
     return l2c_write_end(&w, rc, err);
 }
@@ -157,17 +157,17 @@ static uint64_t file_bytes(const char *path, const char *suffix) {
 
 l2cdb_status l2c_store_count(l2c_store *s, l2c_store_counts *out, l2cdb_error *err) {
     *out = (l2c_store_counts){ 0 };
-    l2c_conn *c;
+    l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
     sqlite3_stmt *stmt;
-    rc = l2c_conn_prepare(c, &stmt,
-                          "SELECT (SELECT count(*) FROM image),"
-                          " (SELECT count(*) FROM image WHERE status = 'error'),"
-                          " (SELECT count(*) FROM caption), (SELECT count(*) FROM thumbnail)",
-                          err);
+    rc = l2c_store_conn_prepare(c, &stmt,
+                                "SELECT (SELECT count(*) FROM image),"
+                                " (SELECT count(*) FROM image WHERE status = 'error'),"
+                                " (SELECT count(*) FROM caption), (SELECT count(*) FROM thumbnail)",
+                                err);
     if (rc == L2CDB_OK) {
         int step = sqlite3_step(stmt);
         if (step == SQLITE_ROW) {
@@ -192,9 +192,9 @@ l2cdb_status l2c_store_count(l2c_store *s, l2c_store_counts *out, l2cdb_error *e
 static void drop_idle_readers(l2c_store *s) {
     pthread_mutex_lock(&s->read_lock);
     while (s->free != NULL) {
-        l2c_conn *c = s->free;
+        l2c_store_conn *c = s->free;
         s->free = c->next;
-        l2c_conn_close(c);
+        l2c_store_conn_close(c);
     }
     pthread_mutex_unlock(&s->read_lock);
 }
@@ -214,10 +214,10 @@ l2cdb_status l2c_store_vacuum(l2c_store *s, l2cdb_error *err) {
     }
     pthread_mutex_lock(&s->write_lock);
     drop_idle_readers(s);
-    l2cdb_status rc =
-        l2c_conn_exec(s->writer, "INSERT INTO caption_fts(caption_fts) VALUES('optimize')", err);
+    l2cdb_status rc = l2c_store_conn_exec(
+        s->writer, "INSERT INTO caption_fts(caption_fts) VALUES('optimize')", err);
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_exec(s->writer, "VACUUM", err);
+        rc = l2c_store_conn_exec(s->writer, "VACUUM", err);
     }
     if (rc == L2CDB_OK) {
         rc = truncate_log(s, err);
@@ -231,8 +231,8 @@ l2cdb_status l2c_store_vacuum(l2c_store *s, l2cdb_error *err) {
 
 typedef bool (*backup_progress_fn)(void *ctx, uint64_t done, uint64_t total);
 
-static l2cdb_status copy_pages(l2c_conn *from, l2c_conn *to, backup_progress_fn progress, void *ctx,
-                               l2cdb_error *err) {
+static l2cdb_status copy_pages(l2c_store_conn *from, l2c_store_conn *to,
+                               backup_progress_fn progress, void *ctx, l2cdb_error *err) {
     sqlite3_backup *b = sqlite3_backup_init(to->db, "main", from->db, "main");
     if (b == NULL) {
         return l2c_sqlite_fail(err, to->db, sqlite3_errcode(to->db), "starting a backup");
@@ -269,7 +269,7 @@ static l2cdb_status rename_synced(const char *from, const char *to, l2cdb_error 
 
 l2cdb_status l2c_store_backup(l2c_store *s, const char *path, backup_progress_fn progress,
                               void *ctx, l2cdb_error *err) {
-    l2c_conn *from = NULL, *to = NULL;
+    l2c_store_conn *from = NULL, *to = NULL;
     char *temp = NULL;
     l2c_buf name;
     l2c_buf_init(&name);
@@ -281,15 +281,15 @@ l2cdb_status l2c_store_backup(l2c_store *s, const char *path, backup_progress_fn
     unlink(temp);
     l2cdb_status rc = l2c_reader_get(s, &from, err);
     if (rc == L2CDB_OK) { // one read transaction: the copy is of one moment, whoever writes on
-        rc = l2c_conn_exec(from, "BEGIN; SELECT value FROM change", err);
+        rc = l2c_store_conn_exec(from, "BEGIN; SELECT value FROM change", err);
     }
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_open(&to, temp, false, true, s->options.busy_ms, err);
+        rc = l2c_store_conn_open(&to, temp, false, true, s->options.busy_ms, err);
     }
     if (rc == L2CDB_OK) {
         rc = copy_pages(from, to, progress, ctx, err);
     }
-    l2c_conn_close(to);
+    l2c_store_conn_close(to);
     if (from != NULL) {
         sqlite3_exec(from->db, "ROLLBACK", NULL, NULL, NULL);
     }
@@ -309,10 +309,10 @@ l2cdb_status l2c_store_backup(l2c_store *s, const char *path, backup_progress_fn
 
 typedef void (*finding_fn)(void *ctx, const char *text);
 
-static l2cdb_status report_rows(l2c_conn *c, const char *sql, const char *format,
+static l2cdb_status report_rows(l2c_store_conn *c, const char *sql, const char *format,
                                 finding_fn finding, void *ctx, l2cdb_error *err) {
     sqlite3_stmt *stmt;
-    l2cdb_status rc = l2c_conn_prepare(c, &stmt, sql, err);
+    l2cdb_status rc = l2c_store_conn_prepare(c, &stmt, sql, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
@@ -344,7 +344,7 @@ l2cdb_status l2c_store_check(l2c_store *s, finding_fn finding, void *ctx, l2cdb_
           " (SELECT 1 FROM image i WHERE i.id = p.image_id) LIMIT 100",
           "path of no photo" },
     };
-    l2c_conn *c;
+    l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
     for (size_t i = 0; i < sizeof checks / sizeof *checks && rc == L2CDB_OK; i++) {
         rc = report_rows(c, checks[i].sql, checks[i].format, finding, ctx, err);
@@ -353,9 +353,10 @@ l2cdb_status l2c_store_check(l2c_store *s, finding_fn finding, void *ctx, l2cdb_
     if (rc == L2CDB_OK && s->writer != NULL) {
         pthread_mutex_lock(&s->write_lock);
         l2cdb_error fts;
-        if (l2c_conn_exec(s->writer,
-                          "INSERT INTO caption_fts(caption_fts, rank) VALUES('integrity-check', 1)",
-                          &fts) != L2CDB_OK) {
+        if (l2c_store_conn_exec(
+                s->writer,
+                "INSERT INTO caption_fts(caption_fts, rank) VALUES('integrity-check', 1)",
+                &fts) != L2CDB_OK) {
             finding(ctx, "full text: the index does not agree with the captions");
         }
         pthread_mutex_unlock(&s->write_lock);

@@ -80,7 +80,8 @@ typedef struct l2c_path_state {
 } l2c_path_state;
 l2cdb_status l2c_images_find_path(l2c_store *s, const char *path, l2c_path_state *out,
                                   l2cdb_error *err);
-l2cdb_status l2c_images_find_hash(l2c_store *s, const l2c_hash *hash, int64_t *id,
+/* *id 0 if no record has this content; *failed (may be NULL): that record's status is "error". */
+l2cdb_status l2c_images_find_hash(l2c_store *s, const l2c_hash *hash, int64_t *id, bool *failed,
                                   l2cdb_error *err);
 /* id 0 inserts and sets r->id; else replaces the record's own columns (captions stay; so do tags
  * and meta where r's are NULL). Other content than before (another hash) or status "error" drops

@@ -4,7 +4,7 @@
  * must outlive a power cut, not only a kill; foreign_keys=ON as a second pair of eyes; 16 MiB of
  * cache a connection; secure_delete=FAST, because zeroing whole freed trees (a dropped generation
  * is gigabytes) would double their cost, and l2c_store_vacuum is what promises erasure. */
-#include "storage/conn.h"
+#include "storage/store_conn.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -63,7 +63,7 @@ l2cdb_status l2c_sqlite_fail(l2cdb_error *err, sqlite3 *db, int rc, const char *
     }
 }
 
-l2cdb_status l2c_conn_exec(l2c_conn *c, const char *sql, l2cdb_error *err) {
+l2cdb_status l2c_store_conn_exec(l2c_store_conn *c, const char *sql, l2cdb_error *err) {
     int rc = sqlite3_exec(c->db, sql, NULL, NULL, NULL);
     if (rc != SQLITE_OK) {
         char what[96];
@@ -73,7 +73,8 @@ l2cdb_status l2c_conn_exec(l2c_conn *c, const char *sql, l2cdb_error *err) {
     return L2CDB_OK;
 }
 
-l2cdb_status l2c_conn_prepare(l2c_conn *c, sqlite3_stmt **out, const char *sql, l2cdb_error *err) {
+l2cdb_status l2c_store_conn_prepare(l2c_store_conn *c, sqlite3_stmt **out, const char *sql,
+                                    l2cdb_error *err) {
     for (size_t i = 0; i < c->statements_count; i++) {
         if (c->statements[i].sql == sql) {
             *out = c->statements[i].stmt;
@@ -99,7 +100,8 @@ l2cdb_status l2c_conn_prepare(l2c_conn *c, sqlite3_stmt **out, const char *sql, 
     return L2CDB_OK;
 }
 
-l2cdb_status l2c_conn_run(l2c_conn *c, sqlite3_stmt *stmt, const char *what, l2cdb_error *err) {
+l2cdb_status l2c_store_conn_run(l2c_store_conn *c, sqlite3_stmt *stmt, const char *what,
+                                l2cdb_error *err) {
     int rc = sqlite3_step(stmt);
     l2cdb_status status = L2CDB_OK;
     if (rc != SQLITE_DONE && rc != SQLITE_ROW) {
@@ -111,7 +113,7 @@ l2cdb_status l2c_conn_run(l2c_conn *c, sqlite3_stmt *stmt, const char *what, l2c
 
 /* ---- Opening --------------------------------------------------------------------------------- */
 
-void l2c_conn_close(l2c_conn *c) {
+void l2c_store_conn_close(l2c_store_conn *c) {
     if (c == NULL) {
         return;
     }
@@ -166,10 +168,10 @@ static int open_immutable(sqlite3 **db, const char *path) {
     return rc;
 }
 
-l2cdb_status l2c_conn_open(l2c_conn **out, const char *path, bool read_only, bool create,
-                           uint32_t busy_ms, l2cdb_error *err) {
+l2cdb_status l2c_store_conn_open(l2c_store_conn **out, const char *path, bool read_only,
+                                 bool create, uint32_t busy_ms, l2cdb_error *err) {
     *out = NULL;
-    l2c_conn *c = l2c_calloc(1, sizeof *c);
+    l2c_store_conn *c = l2c_calloc(1, sizeof *c);
     if (c == NULL) {
         return l2c_fail_nomem(err, sizeof *c);
     }
@@ -195,14 +197,14 @@ l2cdb_status l2c_conn_open(l2c_conn **out, const char *path, bool read_only, boo
     if (rc != SQLITE_OK) {
         status = open_failed(c->db, path, rc, err);
     } else {
-        status = l2c_conn_exec(c,
-                               "PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"
-                               " PRAGMA cache_size=-16384; PRAGMA secure_delete=FAST;"
-                               " PRAGMA temp_store=MEMORY",
-                               err);
+        status = l2c_store_conn_exec(c,
+                                     "PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"
+                                     " PRAGMA cache_size=-16384; PRAGMA secure_delete=FAST;"
+                                     " PRAGMA temp_store=MEMORY",
+                                     err);
     }
     if (status != L2CDB_OK) {
-        l2c_conn_close(c);
+        l2c_store_conn_close(c);
         return status;
     }
     *out = c;
@@ -221,22 +223,23 @@ static bool owns_transaction(l2c_store *s) {
     return atomic_load(&s->owner) == this_thread();
 }
 
-l2cdb_status l2c_reader_get(l2c_store *s, l2c_conn **out, l2cdb_error *err) {
+l2cdb_status l2c_reader_get(l2c_store *s, l2c_store_conn **out, l2cdb_error *err) {
     if (owns_transaction(s)) {
         *out = s->writer;
         return L2CDB_OK;
     }
     pthread_mutex_lock(&s->read_lock);
-    l2c_conn *c = s->free;
+    l2c_store_conn *c = s->free;
     if (c != NULL) {
         s->free = c->next;
     }
     pthread_mutex_unlock(&s->read_lock);
     *out = c;
-    return c != NULL ? L2CDB_OK : l2c_conn_open(out, s->path, true, false, s->options.busy_ms, err);
+    return c != NULL ? L2CDB_OK
+                     : l2c_store_conn_open(out, s->path, true, false, s->options.busy_ms, err);
 }
 
-void l2c_reader_put(l2c_store *s, l2c_conn *c) {
+void l2c_reader_put(l2c_store *s, l2c_store_conn *c) {
     if (c == NULL || c == s->writer) {
         return;
     }
@@ -258,10 +261,10 @@ l2cdb_status l2c_store_begin(l2c_store *s, l2cdb_error *err) {
         return l2c_fail(err, L2CDB_E_INTERNAL, "this thread has a transaction open already");
     }
     pthread_mutex_lock(&s->write_lock);
-    l2cdb_status rc = l2c_conn_exec(s->writer, "BEGIN IMMEDIATE", err);
+    l2cdb_status rc = l2c_store_conn_exec(s->writer, "BEGIN IMMEDIATE", err);
     sqlite3_stmt *stmt = NULL;
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_prepare(s->writer, &stmt, "SELECT value FROM change", err);
+        rc = l2c_store_conn_prepare(s->writer, &stmt, "SELECT value FROM change", err);
         if (rc == L2CDB_OK && sqlite3_step(stmt) != SQLITE_ROW) {
             rc = l2c_sqlite_fail(err, s->writer->db, sqlite3_errcode(s->writer->db),
                                  "reading the change number");
@@ -305,14 +308,15 @@ l2cdb_status l2c_store_commit(l2c_store *s, l2cdb_error *err) {
     l2cdb_status rc = L2CDB_OK;
     if (s->change_taken) {
         sqlite3_stmt *stmt;
-        rc = l2c_conn_prepare(s->writer, &stmt, "UPDATE change SET value = ?1", err);
+        rc = l2c_store_conn_prepare(s->writer, &stmt, "UPDATE change SET value = ?1", err);
         if (rc == L2CDB_OK) {
             sqlite3_bind_int64(stmt, 1, s->change);
-            rc = l2c_conn_run(s->writer, stmt, "storing the change number", err);
+            rc = l2c_store_conn_run(s->writer, stmt, "storing the change number", err);
         }
     }
     if (rc == L2CDB_OK) {
-        rc = l2c_conn_exec(s->writer, "COMMIT", err); // from here on the batch is acknowledged
+        rc =
+            l2c_store_conn_exec(s->writer, "COMMIT", err); // from here on the batch is acknowledged
     }
     if (rc != L2CDB_OK) {
         l2c_store_rollback(s);

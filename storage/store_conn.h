@@ -4,8 +4,8 @@
  * thread at a time (SQLite runs in its multi-thread mode, without locks of its own), and keeps the
  * statements it has compiled. A read inside a transaction goes to the writing connection, so that
  * the thread sees what it has just written. */
-#ifndef L2C_CONN_H
-#define L2C_CONN_H
+#ifndef L2C_STORE_CONN_H
+#define L2C_STORE_CONN_H
 
 #include <pthread.h>
 #include <sqlite3.h>
@@ -15,20 +15,20 @@
 
 #define L2C_STATEMENTS_MAX 96
 
-typedef struct l2c_conn {
+typedef struct l2c_store_conn {
     sqlite3 *db;
-    struct l2c_conn *next; /* in the free list */
+    struct l2c_store_conn *next; /* in the free list */
     size_t statements_count;
     struct {
         const char *sql; /* the literal's address is the key */
         sqlite3_stmt *stmt;
     } statements[L2C_STATEMENTS_MAX];
-} l2c_conn;
+} l2c_store_conn;
 
 struct l2c_store {
     char *path;
     l2c_store_options options;
-    l2c_conn *writer; /* NULL when read-only */
+    l2c_store_conn *writer; /* NULL when read-only */
     pthread_mutex_t write_lock;
     /* The thread that has the transaction open (the address of a thread-local byte), 0: none. Any
      * thread may ask whether it is the owner, hence atomic. */
@@ -37,33 +37,35 @@ struct l2c_store {
     size_t change_rows;        /* rows that have it already */
     bool change_taken;         /* a number was used and must be stored */
     pthread_mutex_t read_lock; /* of the free list and the probe */
-    l2c_conn *free;
-    l2c_conn *probe; /* reads the change number */
+    l2c_store_conn *free;
+    l2c_store_conn *probe; /* reads the change number */
 };
 
 /* Translates SQLite's code into ours and says what was being done. */
 l2cdb_status l2c_sqlite_fail(l2cdb_error *err, sqlite3 *db, int rc, const char *what);
 
-l2cdb_status l2c_conn_open(l2c_conn **out, const char *path, bool read_only, bool create,
-                           uint32_t busy_ms, l2cdb_error *err);
-void l2c_conn_close(l2c_conn *c); /* NULL accepted */
+l2cdb_status l2c_store_conn_open(l2c_store_conn **out, const char *path, bool read_only,
+                                 bool create, uint32_t busy_ms, l2cdb_error *err);
+void l2c_store_conn_close(l2c_store_conn *c); /* NULL accepted */
 
 /* A connection to read with: the writing one inside this thread's transaction, else a free one. */
-l2cdb_status l2c_reader_get(l2c_store *s, l2c_conn **out, l2cdb_error *err);
-void l2c_reader_put(l2c_store *s, l2c_conn *c);
+l2cdb_status l2c_reader_get(l2c_store *s, l2c_store_conn **out, l2cdb_error *err);
+void l2c_reader_put(l2c_store *s, l2c_store_conn *c);
 /* The statement of a literal, compiled once a connection, reset and without bindings. Given back
  * with sqlite3_reset. */
-l2cdb_status l2c_conn_prepare(l2c_conn *c, sqlite3_stmt **out, const char *sql, l2cdb_error *err);
-l2cdb_status l2c_conn_exec(l2c_conn *c, const char *sql, l2cdb_error *err);
+l2cdb_status l2c_store_conn_prepare(l2c_store_conn *c, sqlite3_stmt **out, const char *sql,
+                                    l2cdb_error *err);
+l2cdb_status l2c_store_conn_exec(l2c_store_conn *c, const char *sql, l2cdb_error *err);
 /* Steps a statement that gives no rows, and resets it. */
-l2cdb_status l2c_conn_run(l2c_conn *c, sqlite3_stmt *stmt, const char *what, l2cdb_error *err);
+l2cdb_status l2c_store_conn_run(l2c_store_conn *c, sqlite3_stmt *stmt, const char *what,
+                                l2cdb_error *err);
 
 /* A write begins: joins this thread's transaction or opens one of its own. Every l2c_write_begin
  * that succeeded is followed by exactly one l2c_write_end, which commits or rolls back what it
  * opened and passes rc on. */
 typedef struct l2c_write {
     l2c_store *store;
-    l2c_conn *conn;
+    l2c_store_conn *conn;
     bool own;
 } l2c_write;
 l2cdb_status l2c_write_begin(l2c_write *w, l2c_store *s, l2cdb_error *err);
@@ -85,11 +87,12 @@ static inline int64_t l2c_key_item(int64_t key) {
 
 /* Removes an item's vectors of every generation and notes it in the removal log, and its
  * features. */
-l2cdb_status l2c_vectors_forget(l2c_store *s, l2c_conn *c, l2c_kind kind, int64_t item_id,
+l2cdb_status l2c_vectors_forget(l2c_store *s, l2c_store_conn *c, l2c_kind kind, int64_t item_id,
                                 l2cdb_error *err);
 
 /* Brings the schema of an open connection to the present version, or refuses. */
-l2cdb_status l2c_schema_prepare(l2c_conn *c, const char *path, bool read_only, l2cdb_error *err);
+l2cdb_status l2c_schema_prepare(l2c_store_conn *c, const char *path, bool read_only,
+                                l2cdb_error *err);
 
 /* Binding and reading that every file needs. NULL strings bind NULL. */
 void l2c_bind_text(sqlite3_stmt *stmt, int i, const char *text);
