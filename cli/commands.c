@@ -28,6 +28,7 @@ static const struct {
     { "care", &l2c_cmd_check },
     { NULL, &l2c_cmd_backup },
     { NULL, &l2c_cmd_vacuum },
+    { NULL, &l2c_cmd_bench },
     { NULL, &l2c_cmd_version },
     { NULL, &l2c_cmd_help },
 };

@@ -26,6 +26,7 @@ extern const l2c_command l2c_cmd_backup;
 extern const l2c_command l2c_cmd_vacuum;
 extern const l2c_command l2c_cmd_check;
 extern const l2c_command l2c_cmd_stats;
+extern const l2c_command l2c_cmd_bench;
 extern const l2c_command l2c_cmd_version;
 extern const l2c_command l2c_cmd_help;
 

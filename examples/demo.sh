@@ -28,16 +28,16 @@ show() {
 printf '$ %s ingest …   (%s arguments)\n' "$l2cdb" $#
 "$l2cdb" ingest --db photos.l2cdb "$@"
 
-show search -n 3 "a sunset over the sea"
-show search -n 3 "eine Brücke über einen Fluss"
-show search -n 3 "une fleur jaune"
+show search -n 3 "a red ladybug"
+show search -n 3 "ein Sonnenuntergang"
+show search -n 3 "les montagnes"
 
 cat <<END
 
 Ask your own question, in English, German, French or Czech:
-  $l2cdb search "the mountains in summer"
-  $l2cdb search "a flower" - yellow
-  $l2cdb search /usr/share/backgrounds/mate/nature/Dune.jpg -n 3 -p
+  $l2cdb search "hory a obloha"
+  $l2cdb search "the sea" + "at night" - people
+  $l2cdb search -p "a bridge"                     # with the pictures
 Then with your own photos:
   $l2cdb ingest ~/Pictures
   $l2cdb help
