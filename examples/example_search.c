@@ -1,6 +1,7 @@
 /* The C interface in one page: photos in, a question, rows out; then the same in SQL.
  *
- *   cc search.c -ll2cdb -o search && ./search ~/Pictures "a dog on the beach" */
+ *   cc example_search.c $(pkg-config --cflags --libs l2cdb) -o example_search
+ *   ./example_search ~/Pictures "a dog on the beach" */
 #include <stdio.h>
 #include <string.h>
 
