@@ -45,7 +45,7 @@ static l2cdb_status read_optional(l2c_buf *out, bool *found, const char *dir, co
 
 static l2cdb_status read_required(l2c_buf *out, const char *dir, const char *name, size_t size_max,
                                   l2cdb_error *err) {
-    bool found;
+    bool found = false;
     l2cdb_status rc = read_optional(out, &found, dir, name, size_max, err);
     if (rc == L2CDB_OK && !found) {
         rc = l2c_fail(err, L2CDB_E_NOTFOUND, "%s has no %s", dir, name);
@@ -237,7 +237,7 @@ static void name_after(l2c_bundle *b, const char *path) {
              path + start);
 }
 
-static l2cdb_status open_parts(l2c_bundle *b, const char *vision, const char *llm, const char *lora,
+static l2cdb_status open_parts(l2c_bundle *b, const char *vision, const char *llm, bool has_lora,
                                l2cdb_error *err) {
     l2cdb_status rc = L2CDB_OK;
     if (llm != NULL) {
@@ -246,39 +246,52 @@ static l2cdb_status open_parts(l2c_bundle *b, const char *vision, const char *ll
     if (rc == L2CDB_OK && vision != NULL) {
         rc = open_vision_path(b, vision, err);
     }
-    if (rc == L2CDB_OK) {
-        rc = l2c_layout_check_pair(b, lora != NULL, err);
-    }
-    if (rc == L2CDB_OK && lora != NULL) {
-        rc = l2c_lora_apply(b, lora, err);
-    }
-    return rc;
+    return rc == L2CDB_OK ? l2c_layout_check_pair(b, has_lora, err) : rc;
 }
 
-l2cdb_status l2c_bundle_open_parts(l2c_bundle **out, const char *vision, const char *llm,
-                                   const char *lora, l2cdb_error *err) {
+l2cdb_status l2c_bundle_load_parts(l2c_bundle **out, const char *vision, const char *llm,
+                                   bool has_lora, l2cdb_error *err) {
     *out = NULL;
     if (vision == NULL && llm == NULL) {
         return l2c_fail(err, L2CDB_E_INVALID, "neither a vision part nor an LLM is named");
     }
-    if (lora != NULL && llm == NULL) {
+    if (has_lora && llm == NULL) {
         return l2c_fail(err, L2CDB_E_INVALID, "a LoRA needs the LLM that it adapts");
+    }
+    const char *parts[] = { vision, llm };
+    for (int i = 0; i < 2; i++) {
+        if (parts[i] != NULL && !l2c_path_exists(parts[i])) {
+            return l2c_fail(err, L2CDB_E_NOTFOUND, "there is no model at %s", parts[i]);
+        }
     }
     l2c_bundle *b = new_bundle();
     if (b == NULL) {
         return l2c_fail_nomem(err, sizeof *b);
     }
     name_after(b, vision != NULL ? vision : llm);
-    l2cdb_status rc = open_parts(b, vision, llm, lora, err);
-    if (rc == L2CDB_OK) {
-        rc = l2c_layout_finish(b, err);
-    }
+    l2cdb_status rc = open_parts(b, vision, llm, has_lora, err);
     if (rc != L2CDB_OK) {
         l2c_bundle_close(b);
         return rc;
     }
     *out = b;
     return L2CDB_OK;
+}
+
+l2cdb_status l2c_bundle_open_parts(l2c_bundle **out, const char *vision, const char *llm,
+                                   const char *lora, l2cdb_error *err) {
+    l2cdb_status rc = l2c_bundle_load_parts(out, vision, llm, lora != NULL, err);
+    if (rc == L2CDB_OK && lora != NULL) {
+        rc = l2c_lora_apply(*out, lora, err);
+    }
+    if (rc == L2CDB_OK) {
+        rc = l2c_layout_finish(*out, err);
+    }
+    if (rc != L2CDB_OK) {
+        l2c_bundle_close(*out);
+        *out = NULL;
+    }
+    return rc;
 }
 
 /* What kind of directory: DIR/llm and DIR/vision, or DIR itself one part. */
@@ -290,11 +303,11 @@ static l2cdb_status open_directory(l2c_bundle *b, const char *path, l2cdb_error 
         rc = l2c_fail_nomem(err, strlen(path));
     } else if (l2c_path_is_dir(llm) || l2c_path_is_dir(vision)) {
         rc = open_parts(b, l2c_path_is_dir(vision) ? vision : NULL,
-                        l2c_path_is_dir(llm) ? llm : NULL, NULL, err);
+                        l2c_path_is_dir(llm) ? llm : NULL, false, err);
     } else if (l2c_path_exists(tokenizer)) {
-        rc = open_parts(b, NULL, path, NULL, err);
+        rc = open_parts(b, NULL, path, false, err);
     } else {
-        rc = open_parts(b, path, NULL, NULL, err);
+        rc = open_parts(b, path, NULL, false, err);
     }
     l2c_free(tokenizer);
     l2c_free(vision);
@@ -323,7 +336,7 @@ l2cdb_status l2c_bundle_open(l2c_bundle **out, const char *path, l2cdb_error *er
             rc = l2c_bundle_file_open(b, path, err);
         } else {
             rc = l2c_path_is_dir(path) ? open_directory(b, path, err)
-                                       : open_parts(b, path, NULL, NULL, err);
+                                       : open_parts(b, path, NULL, false, err);
             if (rc == L2CDB_OK) {
                 rc = l2c_layout_finish(b, err);
             }

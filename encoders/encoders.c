@@ -17,8 +17,7 @@ enum { ROWS_PER_PASS = 4096 };
 
 /* ---- Opening -------------------------------------------------------------------------------- */
 
-/* What `auto` becomes; *why says it for people. */
-static l2c_precision automatic(const char **why) {
+l2c_precision l2c_precision_automatic(const char **why) {
     const l2c_cpu *cpu = l2c_cpu_get();
     if (l2c_gemm_default() != L2C_BACKEND_ONEDNN) {
         *why = "only oneDNN multiplies in less than f32";
@@ -41,7 +40,7 @@ static l2c_precision choose_precision(l2c_precision wish, const l2c_bundle *b) {
     if (wish != L2C_PRECISION_AUTO) {
         return wish;
     }
-    return b->precision != L2C_PRECISION_AUTO ? b->precision : automatic(&why);
+    return b->precision != L2C_PRECISION_AUTO ? b->precision : l2c_precision_automatic(&why);
 }
 
 static const char *kind_name(l2c_vision_kind kind) {
@@ -319,7 +318,7 @@ void l2c_encoders_describe(l2c_buf *out) {
     l2c_buf_printf(out, "processor: %s\n", *cpu != '\0' ? cpu : "no vector extensions in use");
     l2c_buf_printf(out, "cores: %zu\n", l2c_cpu_count());
     const char *why;
-    l2c_precision p = automatic(&why);
+    l2c_precision p = l2c_precision_automatic(&why);
     l2c_buf_printf(out, "precision auto: %s (%s)\n", l2c_precision_name(p), why);
     l2c_gemm_describe(out);
 }

@@ -30,6 +30,14 @@ typedef struct taker {
 
 #define NAME_BYTES 192
 
+/* a followed by b; "" (which names no tensor) if that is too long. */
+static void concat(char out[NAME_BYTES], const char *a, const char *b) {
+    int n = snprintf(out, NAME_BYTES, "%s%s", a, b);
+    if (n < 0 || n >= NAME_BYTES) {
+        out[0] = '\0';
+    }
+}
+
 static void fail(taker *k, l2cdb_status code, const char *fmt, ...) L2CDB_PRINTF(3, 4);
 static void fail(taker *k, l2cdb_status code, const char *fmt, ...) {
     if (k->rc == L2CDB_OK) {
@@ -45,8 +53,8 @@ static void fail(taker *k, l2cdb_status code, const char *fmt, ...) {
 /* The source tensor of that name (after the prefix), or NULL. */
 static const l2c_tensor *peek(const taker *k, const char *name) {
     char full[NAME_BYTES];
-    int n = snprintf(full, sizeof full, "%s%s", k->prefix, name);
-    return n > 0 && (size_t)n < sizeof full ? l2c_tensors_find(k->source, full) : NULL;
+    concat(full, k->prefix, name);
+    return l2c_tensors_find(k->source, full);
 }
 
 static const l2c_tensor *peekf(const taker *k, const char *fmt, size_t i) L2CDB_PRINTF(2, 0);
@@ -141,7 +149,7 @@ static void take_as(taker *k, const char *canonical, const char *source, bool lo
     put(k, &copy, canonical);
     if (t->dtype == L2C_DTYPE_I8) {
         char scale[NAME_BYTES];
-        snprintf(scale, sizeof scale, "%s_scale", source);
+        concat(scale, source, "_scale");
         const l2c_tensor *s = peek(k, scale);
         if (s != NULL && s->dtype != L2C_DTYPE_F32) {
             fail(k, L2CDB_E_FORMAT, "tensor \"%s\" holds %s, expected F32", s->name,
@@ -167,8 +175,8 @@ static void take_pair_as(taker *k, const char *canonical, const char *source, si
     static const char *const ends[] = { ".weight", ".bias" };
     for (int i = 0; i < 2; i++) {
         char to[NAME_BYTES], from[NAME_BYTES];
-        snprintf(to, sizeof to, "%s%s", canonical, ends[i]);
-        snprintf(from, sizeof from, "%s%s", source, ends[i]);
+        concat(to, canonical, ends[i]);
+        concat(from, source, ends[i]);
         take_as(k, to, from, false, d0, i == 0 ? d1 : 0, 0, 0);
     }
 }
@@ -193,7 +201,7 @@ static bool is_known_ballast(const char *name) {
 /* Refuses what is left over under `start`. */
 static void refuse_rest(taker *k, const char *start) {
     char full[NAME_BYTES];
-    snprintf(full, sizeof full, "%s%s", k->prefix, start);
+    concat(full, k->prefix, start);
     for (size_t i = 0; k->rc == L2CDB_OK && i < k->source->count; i++) {
         const char *name = k->source->items[i].name;
         if (!k->used[i] && starts_with(name, full) && !is_known_ballast(name)) {
@@ -348,7 +356,7 @@ static void take_adapter(taker *k, l2c_heads_config *c) {
     char full[NAME_BYTES];
     size_t last = 0;
     for (size_t r = 0; r < sizeof adapter_roots / sizeof adapter_roots[0]; r++) {
-        snprintf(full, sizeof full, "%s%s", k->prefix, adapter_roots[r]);
+        concat(full, k->prefix, adapter_roots[r]);
         for (size_t i = 0; i < k->source->count; i++) {
             size_t number;
             if (block_number(k->source->items[i].name, full, &number)) {

@@ -284,11 +284,12 @@ bool l2c_lora_changes(const l2c_lora *l, const char *name) {
     return find_delta(l, name) != NULL;
 }
 
-void l2c_lora_merge(const l2c_lora *l, const char *name, float *w) {
+void l2c_lora_merge(const l2c_lora *l, const char *name, float *w, size_t first, size_t n) {
     const delta *d = find_delta(l, name);
-    for (size_t row = 0; d != NULL && row < d->rows; row++) {
+    for (size_t row = 0; d != NULL && row < n; row++) {
         for (size_t k = 0; k < d->rank; k++) {
-            l2c_vec_axpy(w + row * d->cols, d->a + k * d->cols, d->b[row * d->rank + k], d->cols);
+            l2c_vec_axpy(w + row * d->cols, d->a + k * d->cols, d->b[(first + row) * d->rank + k],
+                         d->cols);
         }
     }
 }
@@ -303,7 +304,7 @@ static l2cdb_status merge_in_place(const l2c_lora *l, l2c_tensor *t, l2c_arena *
         return l2c_fail_nomem(err, t->count * sizeof *w);
     }
     l2c_tensor_to_f32(t, w);
-    l2c_lora_merge(l, t->name, w);
+    l2c_lora_merge(l, t->name, w, 0, t->shape[0]);
     if (t->dtype == L2C_DTYPE_BF16) {
         l2c_vec_to_bf16(merged, w, t->count);
     } else if (t->dtype == L2C_DTYPE_F16) {

@@ -34,6 +34,9 @@ struct l2c_model {
     l2c_workspace *idle; /* under the lock */
 };
 
+/* What `auto` becomes on this machine; *why says it for people. */
+l2c_precision l2c_precision_automatic(const char **why);
+
 /* The heads of an opened bundle, whose tensors are borrowed; *out NULL if it has none. */
 l2cdb_status l2c_heads_from_bundle(l2c_heads **out, const l2c_bundle *b, l2c_precision precision,
                                    size_t threads, l2cdb_error *err);
