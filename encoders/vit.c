@@ -51,7 +51,8 @@ l2cdb_status l2c_vit_init(l2c_tower *t, const l2c_tensors *set, l2c_precision pr
         rc = l2c_load_vector(&t->positions, set, params, err,
                              "vision_model.embeddings.position_embedding.weight");
     }
-    if (rc == L2CDB_OK) {
+    // Every CLIP tower has it; a plain ViT in these names does without.
+    if (rc == L2CDB_OK && l2c_tensors_find(set, "vision_model.pre_layrnorm.weight") != NULL) {
         rc = l2c_load_norm(&t->before, set, params, err, "vision_model.pre_layrnorm");
     }
     if (rc == L2CDB_OK) {
