@@ -190,13 +190,14 @@ static l2c_render *new_table(face_kind face, bool with_query) {
             names[n++] = "vector";
         }
     } else {
+        // Without lines and uncut: a path that wraps can still be copied.
+        ro.mode = L2C_RENDER_COLUMN;
+        ro.columns_max = 0;
         names[n++] = "score";
         if (o.captions) {
             names[n++] = "text";
         }
         names[n++] = "path";
-        // Room for the score and the lines of the box.
-        ro.width_max = ro.width_max > 40 ? (ro.width_max - 16) / (o.captions ? 2 : 1) : 0;
     }
     return l2c_render_new(&ro, names, n);
 }

@@ -248,7 +248,7 @@ void l2c_render_options_init(l2c_render_options *o, FILE *out) {
         .colour = l2c_term_colour(out),
         .null = "",
         .separator = ",",
-        .width_max = tty ? l2c_term_columns(out) : 0,
+        .columns_max = tty ? l2c_term_columns(out) : 0,
         .sample = 1000,
     };
 }
@@ -308,7 +308,13 @@ static void draw_row(const l2c_render *r, const held *cells, const char *style) 
     FILE *f = r->o.out;
     for (size_t i = 0; i < r->columns; i++) {
         const held *c = &cells[i];
-        size_t room = c->columns < r->widths[i] ? r->widths[i] - c->columns : 0;
+        size_t bytes = strlen(c->text), columns = c->columns;
+        bool cut = r->o.columns_max > 0 && r->widths[i] > 1 && columns > r->widths[i];
+        if (cut) {
+            bytes = l2c_term_fit(c->text, bytes, r->widths[i] - 1, &columns);
+            columns++;
+        }
+        size_t room = columns < r->widths[i] ? r->widths[i] - columns : 0;
         if (lines) {
             fprintf(f, "%s%s%s ", dim(r), bar, plain(r));
         } else if (i > 0) {
@@ -317,7 +323,8 @@ static void draw_row(const l2c_render *r, const held *cells, const char *style) 
         if (c->right) {
             pad(f, room, " ");
         }
-        fprintf(f, "%s%s%s", style, c->text, *style != '\0' ? plain(r) : "");
+        fprintf(f, "%s%.*s%s%s", style, (int)bytes, c->text, cut ? "…" : "",
+                *style != '\0' ? plain(r) : "");
         // Without lines nothing follows the last column, so it needs no padding.
         if (!c->right && (lines || i + 1 < r->columns)) {
             pad(f, room, " ");
@@ -347,6 +354,26 @@ static bool draw_header(l2c_render *r) {
     return true;
 }
 
+// Takes columns from the widest until a row fits; what is 8 wide or less stays readable.
+static void fit_widths(l2c_render *r) {
+    size_t between = r->o.mode == L2C_RENDER_COLUMN ? 2 : 3;
+    size_t total = 1;
+    for (size_t i = 0; i < r->columns; i++) {
+        total += r->widths[i] + between;
+    }
+    while (total > r->o.columns_max) {
+        size_t widest = 0;
+        for (size_t i = 1; i < r->columns; i++) {
+            widest = r->widths[i] > r->widths[widest] ? i : widest;
+        }
+        if (r->widths[widest] <= 8) {
+            return;
+        }
+        r->widths[widest]--;
+        total--;
+    }
+}
+
 // Widths from the rows held so far, then these rows.
 static bool settle(l2c_render *r) {
     r->settled = true;
@@ -358,6 +385,9 @@ static bool settle(l2c_render *r) {
             most = columns > most ? columns : most;
         }
         r->widths[i] = most;
+    }
+    if (r->o.columns_max > 0) {
+        fit_widths(r);
     }
     if (lines) {
         draw_rule(r, "┌", "┬", "┐");

@@ -8,8 +8,8 @@
  *   return l2c_render_end(r);
  *
  * Rows stream. Only box and table look ahead: they hold the first l2c_render_options.sample rows to
- * choose widths, then print as they come; a later cell that is wider pushes its row out of line and
- * is never cut. */
+ * choose widths, then print as they come; a later cell that is wider pushes its row out of line, or
+ * is cut where rows must fit a terminal. */
 #ifndef L2C_RENDER_H
 #define L2C_RENDER_H
 
@@ -76,7 +76,9 @@ typedef struct l2c_render_options {
     const char *null;      /* text of NULL in box, table, column, line; default "" */
     const char *separator; /* CSV; default "," */
     size_t width_max;      /* columns a cell may take in box, table and column before it is cut with
-                              "…"; 0 (default off a terminal): never */
+                              "…"; 0 (default): as many as it needs */
+    size_t columns_max;    /* columns a row may take in them: texts are cut, the longest first;
+                              default: the terminal's width, 0 off a terminal: any number */
     size_t sample;         /* rows looked at for widths; default 1,000 */
 } l2c_render_options;
 void l2c_render_options_init(l2c_render_options *o, FILE *out);

@@ -85,6 +85,30 @@ static void forms(void **state) {
           "</table>\n");
 }
 
+// On a terminal the longest texts give way, so that a table does not wrap.
+static void rows_fit_the_terminal(void **state) {
+    (void)state;
+    l2c_render_options o;
+    l2c_render_options_init(&o, open_memstream(&out, &out_size));
+    o.mode = L2C_RENDER_TABLE;
+    o.columns_max = 24;
+    o.sample = 1;
+    l2c_render *r = l2c_render_new(&o, (const char *const[]){ "path", "n" }, 2);
+    assert_true(
+        l2c_render_row(r, (l2c_cell[]){ l2c_cell_text("a long name, really"), l2c_cell_int(1) }));
+    assert_true(l2c_render_row(
+        r, (l2c_cell[]){ l2c_cell_text("an even longer name than that"), l2c_cell_int(2) }));
+    assert_true(l2c_render_end(r));
+    fclose(o.out);
+    assert_string_equal(out, "+------------------+---+\n"
+                             "| path             | n |\n"
+                             "+------------------+---+\n"
+                             "| a long name, re… | 1 |\n"
+                             "| an even longer … | 2 |\n"
+                             "+------------------+---+\n");
+    free(out);
+}
+
 static void no_rows(void **state) {
     (void)state;
     static const struct {
@@ -147,11 +171,9 @@ static void vectors_and_blobs(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(forms),
-        cmocka_unit_test(no_rows),
-        cmocka_unit_test(names_cannot_steer_the_terminal),
-        cmocka_unit_test(widths),
-        cmocka_unit_test(vectors_and_blobs),
+        cmocka_unit_test(forms),   cmocka_unit_test(rows_fit_the_terminal),
+        cmocka_unit_test(no_rows), cmocka_unit_test(names_cannot_steer_the_terminal),
+        cmocka_unit_test(widths),  cmocka_unit_test(vectors_and_blobs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
