@@ -18,8 +18,10 @@
 #include "index/handle.h"
 #include "index/index_params.h"
 #include "index/kernels.h"
+#include "index/recall.h"
 
 #define REPLAY_ROWS 256
+#define TARGET_RECALL 0.95
 
 void l2c_snapshot_take(l2c_snapshot *out, l2c_index *ix) {
     pthread_mutex_lock(&ix->lock);
@@ -332,6 +334,36 @@ static void logging_set(l2c_index *ix, bool on, int64_t *change) {
     pthread_mutex_unlock(&ix->writer);
 }
 
+/* Finds the breadth of searches for the wanted recall on the new base, and what it comes to. */
+static l2cdb_status tune(l2c_index *ix, l2c_segment *base, l2c_segment_meta *meta,
+                         l2c_index_progress_fn progress, void *ctx, l2cdb_error *err) {
+    size_t *breadth =
+        meta->params.kind == L2C_INDEX_IVF ? &meta->params.nprobe : &meta->params.ef_search;
+    l2c_snapshot snap = { .base = base, .fresh = l2c_fresh_new(ix->config.width) };
+    if (snap.fresh == NULL) {
+        return l2c_fail_nomem(err, sizeof *snap.fresh);
+    }
+    base->meta = *meta;
+    bool look = *breadth == 0;
+    l2c_recall_result r;
+    size_t samples = base->count > 200000 ? 100 : 200;
+    l2cdb_status rc = l2c_recall_measure(&r, &snap, *breadth, 10, samples, look ? TARGET_RECALL : 0,
+                                         1, progress, ctx, err);
+    meta->recall = r.recall;
+    if (rc == L2CDB_OK && look) {
+        // Queries from elsewhere, such as texts asking for photos, are harder than the rows are.
+        size_t least = meta->params.kind == L2C_INDEX_IVF ? 8 : 64;
+        *breadth = r.wanted_param > least ? r.wanted_param : least;
+        if (r.wanted_param == 0) {
+            *breadth = meta->params.kind == L2C_INDEX_IVF ? meta->params.nlist : 512;
+        }
+        rc = l2c_recall_measure(&r, &snap, *breadth, 10, samples, 0, 2, progress, ctx, err);
+        meta->recall = r.recall;
+    }
+    l2c_fresh_unref(snap.fresh);
+    return rc;
+}
+
 static l2cdb_status build(l2c_index *ix, const l2c_index_params *wanted,
                           l2c_index_progress_fn progress, void *ctx, l2cdb_error *err) {
     double start_s = now_s();
@@ -345,8 +377,19 @@ static l2cdb_status build(l2c_index *ix, const l2c_index_params *wanted,
     if (rc == L2CDB_OK) {
         meta.params = *wanted;
         l2c_index_params_choose(&meta.params, d.segment->count, ix->config.width, why, sizeof why);
+        if (meta.params.kind != L2C_INDEX_FLAT) {
+            rc = l2c_ann_build(&d.segment->ann, d.segment->vectors, d.segment->count,
+                               ix->config.width, &meta.params, progress, ctx, err);
+        }
         meta.build_s = now_s() - start_s;
-        rc = l2c_draft_commit(&base, &d, &meta, err);
+        if (rc == L2CDB_OK) {
+            rc = tune(ix, d.segment, &meta, progress, ctx, err);
+        }
+        if (rc == L2CDB_OK) {
+            rc = l2c_draft_commit(&base, &d, &meta, err);
+        } else {
+            l2c_draft_abort(&d);
+        }
     }
     if (rc == L2CDB_OK) {
         pthread_mutex_lock(&ix->writer);

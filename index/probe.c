@@ -74,11 +74,10 @@ static l2cdb_status resolve(l2c_probe *p, const l2c_index_filter *f, l2cdb_error
     return L2CDB_OK;
 }
 
-l2cdb_status l2c_probe_open(l2c_probe *p, l2c_index *ix, const float *query,
-                            const l2c_index_filter *filter, const l2c_search_params *params,
-                            l2cdb_error *err) {
+static l2cdb_status begin(l2c_probe *p, const float *query, size_t width,
+                          const l2c_search_params *params, l2cdb_error *err) {
     *p = (l2c_probe){ .query = query };
-    float norm = l2c_vec_norm(query, ix->config.width);
+    float norm = l2c_vec_norm(query, width);
     if (!(fabsf(norm - 1.0f) <= 2e-3f)) {
         return l2c_fail(err, L2CDB_E_INVALID, "the query vector has norm %g, expected 1",
                         (double)norm);
@@ -86,15 +85,45 @@ l2cdb_status l2c_probe_open(l2c_probe *p, l2c_index *ix, const float *query,
     if (params != NULL) {
         p->params = *params;
     }
+    return L2CDB_OK;
+}
+
+static void match_all(l2c_probe *p) {
+    p->base_matches = p->snap.base->count - p->snap.base_dead;
+    p->fresh_matches = p->snap.fresh_live;
+}
+
+l2cdb_status l2c_probe_open(l2c_probe *p, l2c_index *ix, const float *query,
+                            const l2c_index_filter *filter, const l2c_search_params *params,
+                            l2cdb_error *err) {
+    l2cdb_status rc = begin(p, query, ix->config.width, params, err);
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
     l2c_snapshot_take(&p->snap, ix);
+    pthread_mutex_lock(&ix->lock);
+    p->ef_search = ix->ef_search;
+    p->nprobe = ix->nprobe;
+    pthread_mutex_unlock(&ix->lock);
     if (filter == NULL) {
-        p->base_matches = p->snap.base->count - p->snap.base_dead;
-        p->fresh_matches = p->snap.fresh_live;
+        match_all(p);
         return L2CDB_OK;
     }
-    l2cdb_status rc = resolve(p, filter, err);
+    rc = resolve(p, filter, err);
     if (rc != L2CDB_OK) {
         l2c_probe_close(p);
+    }
+    return rc;
+}
+
+l2cdb_status l2c_probe_on(l2c_probe *p, const l2c_snapshot *snap, const float *query,
+                          const l2c_search_params *params, l2cdb_error *err) {
+    l2cdb_status rc = begin(p, query, snap->base->width, params, err);
+    if (rc == L2CDB_OK) {
+        p->snap = *snap;
+        l2c_segment_ref(snap->base);
+        l2c_fresh_ref(snap->fresh);
+        match_all(p);
     }
     return rc;
 }
@@ -106,21 +135,163 @@ void l2c_probe_close(l2c_probe *p) {
     l2c_snapshot_drop(&p->snap);
 }
 
+/* Candidates that are compared again with their full vectors, for k wanted rows. */
+static size_t rerank_rows(l2c_quant quant, size_t k) {
+    switch (quant) {
+    case L2C_QUANT_F32:
+        return k;
+    case L2C_QUANT_FP16:
+        return k + k / 4 + 2;
+    case L2C_QUANT_SQ8:
+        return k + k / 2 + 6;
+    case L2C_QUANT_SQ4:
+        return 3 * k + 20;
+    default:
+        return 10 * k + 50;
+    }
+}
+
+/* What approximate search may return, and how it is asked. */
+typedef struct allowed {
+    const l2c_probe *p;
+    uint64_t *bits; /* filtered: the base rows that pass */
+} allowed;
+
+static bool passes(const void *ctx, size_t row) {
+    const allowed *a = ctx;
+    if (a->bits != NULL) {
+        return (a->bits[row / 64] >> (row % 64)) & 1u;
+    }
+    return l2c_segment_alive(a->p->snap.base, row, a->p->snap.seq);
+}
+
+/* The best `most` rows that pass, by their full vectors, offered to `top`. `near` ascends. */
+static l2cdb_status rerank(l2c_top *top, l2c_probe *p, const l2c_near *near, size_t n, size_t most,
+                           const allowed *may, size_t *passed, l2cdb_error *err) {
+    size_t m = 0;
+    uint32_t *rows = l2c_alloc(n < most ? n : most, sizeof *rows);
+    if (rows == NULL) {
+        return l2c_fail_nomem(err, most * sizeof *rows);
+    }
+    for (size_t i = 0; i < n && m < most; i++) {
+        if (may == NULL || passes(may, near[i].row)) {
+            rows[m++] = near[i].row;
+        }
+    }
+    l2cdb_status rc = l2c_exact_base(top, &p->snap, p->query, rows, m, NULL, err);
+    l2c_free(rows);
+    p->plan.rerank = m;
+    *passed = m;
+    return rc;
+}
+
+static l2cdb_status graph_round(l2c_top *top, l2c_probe *p, size_t ef, size_t most,
+                                const allowed *may, size_t *passed, l2cdb_error *err) {
+    l2c_segment *base = p->snap.base;
+    l2c_graph_work *w = l2c_segment_work_get(base, ef);
+    if (w == NULL) {
+        return l2c_fail_nomem(err, base->count / 8 + ef * sizeof(l2c_near));
+    }
+    l2c_codes_query q;
+    l2c_codes_prepare(&q, l2c_ann_codes(base->ann), p->query, w->query_memory);
+    size_t before = w->distances;
+    l2c_graph_search(l2c_ann_graph(base->ann), &q, w, ef);
+    p->plan.rows_scanned += w->distances - before;
+    p->plan.ef_search = ef;
+    l2cdb_status rc = rerank(top, p, w->pool, w->pool_count, most, may, passed, err);
+    l2c_segment_work_put(base, w);
+    return rc;
+}
+
+static l2cdb_status lists_round(l2c_top *top, l2c_probe *p, size_t nprobe, size_t most,
+                                const allowed *may, size_t *passed, l2cdb_error *err) {
+    l2c_ann_filter filter = { .pass = passes, .ctx = may };
+    l2c_near *near = l2c_alloc(most, sizeof *near);
+    size_t found;
+    if (near == NULL) {
+        return l2c_fail_nomem(err, most * sizeof *near);
+    }
+    l2cdb_status rc = l2c_ann_lists_search(near, &found, p->snap.base->ann, p->query, most, nprobe,
+                                           may != NULL ? &filter : NULL, err);
+    if (rc == L2CDB_OK) {
+        p->plan.nprobe = nprobe;
+        rc = rerank(top, p, near, found, most, NULL, passed, err);
+    }
+    l2c_free(near);
+    return rc;
+}
+
+static size_t first_of(size_t a, size_t b, size_t c, size_t otherwise) {
+    return a > 0 ? a : b > 0 ? b : c > 0 ? c : otherwise;
+}
+
+/* Widens ef or nprobe until k rows that pass are found. *found false: it did not come about at a
+ * cost below that of an exact pass. */
+static l2cdb_status approximate(l2c_top *top, l2c_probe *p, size_t k, bool *found,
+                                l2cdb_error *err) {
+    const l2c_segment *base = p->snap.base;
+    const l2c_index_params *built = &base->meta.params;
+    bool graph = built->kind == L2C_INDEX_HNSW;
+    size_t most = rerank_rows(built->quant, k);
+    size_t wanted = k < p->base_matches ? k : p->base_matches;
+    double share = (double)p->base_matches / (double)base->count;
+    size_t breadth = graph ? first_of(p->params.ef_search, p->ef_search, built->ef_search, 64)
+                           : first_of(p->params.nprobe, p->nprobe, built->nprobe, 16);
+    if (graph) {
+        breadth = breadth > most ? breadth : most;
+        breadth = (size_t)((double)breadth / share); // ef rows that pass
+    }
+    // An exact pass reads whole vectors in order; a graph visits some twenty codes for each of ef.
+    size_t limit = graph ? p->base_matches / 5 : built->nlist / 2;
+    p->plan = (l2c_search_plan){ .kind = built->kind, .quant = built->quant };
+    allowed may = { .p = p };
+    *found = false;
+    l2cdb_status rc = L2CDB_OK;
+    if (p->filtered && breadth <= limit) {
+        may.bits = l2c_calloc(base->count / 64 + 1, sizeof *may.bits);
+        if (may.bits == NULL) {
+            return l2c_fail_nomem(err, base->count / 8);
+        }
+        for (size_t i = 0; i < p->base_matches; i++) {
+            may.bits[p->base_rows[i] / 64] |= (uint64_t)1 << (p->base_rows[i] % 64);
+        }
+    }
+    const allowed *filter = p->filtered || p->snap.base_dead > 0 ? &may : NULL;
+    while (rc == L2CDB_OK && !*found && breadth <= limit) {
+        size_t passed = 0;
+        top->n = 0;
+        rc = graph ? graph_round(top, p, breadth, most, filter, &passed, err)
+                   : lists_round(top, p, breadth, most, filter, &passed, err);
+        *found = rc == L2CDB_OK && passed >= wanted;
+        breadth *= 2;
+    }
+    l2c_free(may.bits);
+    return rc;
+}
+
 l2cdb_status l2c_probe_top(l2c_probe *p, l2c_hit *hits, size_t *found, size_t k, bool exact,
                            l2cdb_error *err) {
     l2c_top top = { .hits = hits, .k = k < l2c_probe_matches(p) ? k : l2c_probe_matches(p) };
-    (void)exact;
+    bool done = false;
+    l2cdb_status rc = L2CDB_OK;
     *found = 0;
-    p->plan = (l2c_search_plan){ .kind = L2C_INDEX_FLAT,
-                                 .quant = L2C_QUANT_F32,
-                                 .filter_first = p->filtered,
-                                 .rows_scanned = l2c_probe_matches(p) };
-    l2cdb_status rc = l2c_exact_base(&top, &p->snap, p->query, p->base_rows, p->base_matches,
-                                     p->params.cancel, err);
+    if (!exact && p->snap.base->ann != NULL && p->base_matches > 0) {
+        rc = approximate(&top, p, top.k, &done, err);
+    }
+    if (rc == L2CDB_OK && !done) {
+        top.n = 0;
+        p->plan = (l2c_search_plan){ .kind = L2C_INDEX_FLAT,
+                                     .quant = L2C_QUANT_F32,
+                                     .filter_first = p->filtered,
+                                     .rows_scanned = p->plan.rows_scanned + p->base_matches };
+        rc = l2c_exact_base(&top, &p->snap, p->query, p->base_rows, p->base_matches,
+                            p->params.cancel, err);
+    }
     if (rc != L2CDB_OK) {
         return rc;
     }
     l2c_exact_fresh(&top, &p->snap, p->query, p->fresh_rows, p->fresh_matches);
+    p->plan.rows_scanned += p->fresh_matches;
     l2c_top_sort(&top);
     *found = top.n;
     return L2CDB_OK;

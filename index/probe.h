@@ -9,6 +9,7 @@ typedef struct l2c_probe {
     l2c_snapshot snap;
     const float *query;
     l2c_search_params params;
+    size_t ef_search, nprobe; /* the handle's, 0: the base's own */
     bool filtered;
     /* The live rows that pass, when filtered; ascending. */
     uint32_t *base_rows, *fresh_rows;
@@ -20,6 +21,10 @@ typedef struct l2c_probe {
 l2cdb_status l2c_probe_open(l2c_probe *p, l2c_index *ix, const float *query,
                             const l2c_index_filter *filter, const l2c_search_params *params,
                             l2cdb_error *err);
+/* The same on a snapshot that is held elsewhere, without a filter and without a handle's defaults.
+ */
+l2cdb_status l2c_probe_on(l2c_probe *p, const l2c_snapshot *snap, const float *query,
+                          const l2c_search_params *params, l2cdb_error *err);
 void l2c_probe_close(l2c_probe *p);
 
 static inline size_t l2c_probe_matches(const l2c_probe *p) {

@@ -72,6 +72,11 @@ void l2c_segment_unref(l2c_segment *s) {
     if (s == NULL || atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1) {
         return;
     }
+    for (size_t i = 0; i < s->works_count; i++) {
+        l2c_graph_work_fini(s->works[i]);
+        l2c_free(s->works[i]);
+    }
+    pthread_mutex_destroy(&s->works_lock);
     l2c_ann_free(s->ann);
     if (s->patches != NULL) {
         for (size_t b = 0; b < block_count(s->count); b++) {
@@ -92,10 +97,49 @@ static l2c_segment *segment_new(size_t width) {
     l2c_segment *s = l2c_calloc(1, sizeof *s);
     if (s != NULL) {
         atomic_init(&s->refs, 1);
+        pthread_mutex_init(&s->works_lock, NULL);
         s->width = width;
         s->meta.recall = -1;
     }
     return s;
+}
+
+l2c_graph_work *l2c_segment_work_get(l2c_segment *s, size_t ef_most) {
+    l2c_graph_work *w = NULL;
+    pthread_mutex_lock(&s->works_lock);
+    if (s->works_count > 0) {
+        w = s->works[--s->works_count];
+    }
+    pthread_mutex_unlock(&s->works_lock);
+    if (w == NULL) {
+        w = l2c_calloc(1, sizeof *w);
+        if (w == NULL || !l2c_graph_work_init(w, l2c_ann_graph(s->ann), l2c_ann_codes(s->ann),
+                                              ef_most < 256 ? 256 : ef_most)) {
+            l2c_free(w);
+            return NULL;
+        }
+    }
+    if (!l2c_graph_work_grow(w, ef_most)) {
+        l2c_segment_work_put(s, w);
+        return NULL;
+    }
+    return w;
+}
+
+void l2c_segment_work_put(l2c_segment *s, l2c_graph_work *w) {
+    if (w == NULL) {
+        return;
+    }
+    pthread_mutex_lock(&s->works_lock);
+    bool kept = s->works_count < L2C_WORKS_KEPT;
+    if (kept) {
+        s->works[s->works_count++] = w;
+    }
+    pthread_mutex_unlock(&s->works_lock);
+    if (!kept) {
+        l2c_graph_work_fini(w);
+        l2c_free(w);
+    }
 }
 
 size_t l2c_segment_lower(const l2c_segment *s, int64_t id) {

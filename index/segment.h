@@ -17,6 +17,7 @@
 #ifndef L2C_SEGMENT_H
 #define L2C_SEGMENT_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -29,6 +30,7 @@
 #include "index/index.h"
 
 #define L2C_BLOCK_ROWS 32
+#define L2C_WORKS_KEPT 16
 
 /* What the file's header says besides the sections. */
 typedef struct l2c_segment_meta {
@@ -57,6 +59,11 @@ typedef struct l2c_segment {
     float *_Atomic *patches;
     atomic_bool damaged;
 
+    /* Scratch of graph searches, kept between them. */
+    pthread_mutex_t works_lock;
+    l2c_graph_work *works[L2C_WORKS_KEPT];
+    size_t works_count;
+
     _Atomic uint64_t *_Atomic dead_at; /* [count], made with the first tombstone */
 } l2c_segment;
 
@@ -67,6 +74,11 @@ void l2c_segment_unref(l2c_segment *s); /* NULL accepted */
 size_t l2c_segment_find(const l2c_segment *s, int64_t id);
 /* Rows with id < `id`. */
 size_t l2c_segment_lower(const l2c_segment *s, int64_t id);
+
+/* Scratch for searches of this segment's graph with at most ef_most; NULL without memory. Returned
+ * with put (NULL accepted). */
+l2c_graph_work *l2c_segment_work_get(l2c_segment *s, size_t ef_most);
+void l2c_segment_work_put(l2c_segment *s, l2c_graph_work *w);
 
 /* Makes tombstones possible; false without memory. The writer only. */
 bool l2c_segment_can_kill(l2c_segment *s);
