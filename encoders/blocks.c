@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "encoders/layers.h"
+#include "engine/base/cpu.h"
 
 enum { ROWS_PER_BLOCK = 128, PARTS_MAX = 4, NAME_BYTES = 256 };
 
@@ -343,6 +344,27 @@ static l2cdb_status load_part(l2c_linear_part *part, const l2c_tensors *set, con
     return load_vector(&part->scale, set, arena, name, err);
 }
 
+l2c_precision l2c_linear_policy(l2c_precision precision, const char *name) {
+    static const char *const spared[] = {
+        "self_attn.out_proj",
+        "mlp.fc2",
+        "attn.proj",
+        "mlp.w3", // blocks of the three towers
+        "patch_embedding",
+        "patch_embed.proj", // pixels have more than eight bits; 1 % of the work
+    };
+    if (precision != L2C_PRECISION_INT8) {
+        return precision;
+    }
+    for (size_t i = 0; i < sizeof spared / sizeof *spared; i++) {
+        size_t name_size = strlen(name), tail = strlen(spared[i]);
+        if (name_size >= tail && strcmp(name + name_size - tail, spared[i]) == 0) {
+            return l2c_cpu_get()->avx512_bf16 ? L2C_PRECISION_BF16 : L2C_PRECISION_F32;
+        }
+    }
+    return precision;
+}
+
 l2cdb_status l2c_load_linear(l2c_linear **out, const l2c_tensors *set, l2c_precision precision,
                              const char *const *prefixes, l2cdb_error *err) {
     l2c_linear_part parts[PARTS_MAX];
@@ -354,7 +376,8 @@ l2cdb_status l2c_load_linear(l2c_linear **out, const l2c_tensors *set, l2c_preci
         rc = load_part(&parts[count], set, prefixes[count], &in, &arena, err);
     }
     if (rc == L2CDB_OK) {
-        rc = l2c_linear_new(out, parts, count, in, precision, L2C_BACKEND_AUTO, err);
+        rc = l2c_linear_new(out, parts, count, in, l2c_linear_policy(precision, prefixes[0]),
+                            L2C_BACKEND_AUTO, err);
     }
     if (rc != L2CDB_OK) {
         l2c_context(err, "%s", prefixes[0]);

@@ -46,13 +46,12 @@ static l2cdb_status init_block(l2c_block *k, l2c_blocks *b, size_t i, const l2c_
 l2cdb_status l2c_eva_init(l2c_tower *t, const l2c_tensors *set, l2c_precision precision,
                           l2cdb_error *err) {
     l2c_arena *params = &t->blocks.params;
-    l2c_precision patches = precision == L2C_PRECISION_INT8 ? L2C_PRECISION_BF16 : precision;
     t->blocks.gated = true;
     t->blocks.rope = &t->rope;
     l2cdb_status rc =
         l2c_rope_init_eva(&t->rope, t->config.grid, t->config.rope_grid, t->config.head_width, err);
     if (rc == L2CDB_OK) {
-        rc = l2c_load_linear(&t->patches, set, patches,
+        rc = l2c_load_linear(&t->patches, set, precision,
                              (const char *[]){ "visual.patch_embed.proj", NULL }, err);
     }
     if (rc == L2CDB_OK) {

@@ -78,9 +78,9 @@ static l2cdb_status init_pool(l2c_tower *t, const l2c_tensors *set, l2c_precisio
 
 l2cdb_status l2c_siglip_init(l2c_tower *t, const l2c_tensors *set, l2c_precision precision,
                              l2cdb_error *err) {
-    l2c_precision patches = precision == L2C_PRECISION_INT8 ? L2C_PRECISION_BF16 : precision;
-    l2cdb_status rc = l2c_load_linear(
-        &t->patches, set, patches, (const char *[]){ "visual.trunk.patch_embed.proj", NULL }, err);
+    l2cdb_status rc =
+        l2c_load_linear(&t->patches, set, precision,
+                        (const char *[]){ "visual.trunk.patch_embed.proj", NULL }, err);
     if (rc == L2CDB_OK) {
         rc = l2c_load_vector(&t->positions, set, &t->blocks.params, err, "visual.trunk.pos_embed");
     }

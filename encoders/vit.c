@@ -38,10 +38,8 @@ static l2cdb_status init_block(l2c_block *k, l2c_blocks *b, size_t i, const l2c_
 l2cdb_status l2c_vit_init(l2c_tower *t, const l2c_tensors *set, l2c_precision precision,
                           l2cdb_error *err) {
     l2c_arena *params = &t->blocks.params;
-    // Pixels keep more than eight bits after normalisation, and patches are 1 % of the work.
-    l2c_precision patches = precision == L2C_PRECISION_INT8 ? L2C_PRECISION_BF16 : precision;
     l2cdb_status rc =
-        l2c_load_linear(&t->patches, set, patches,
+        l2c_load_linear(&t->patches, set, precision,
                         (const char *[]){ "vision_model.embeddings.patch_embedding", NULL }, err);
     if (rc == L2CDB_OK) {
         rc = l2c_load_vector(&t->class_embedding, set, params, err,

@@ -25,7 +25,7 @@ static json_t *read_json(const char *path) {
 
 /* The array DIR/NAME and the tolerance that DIR/golden.json gives it. */
 static test_npy golden(const char *dir, const char *name, double *tolerance) {
-    char path[4096];
+    char path[4352];
     snprintf(path, sizeof path, "%s/golden.json", dir);
     json_t *j = read_json(path);
     json_t *entry = json_object_get(json_object_get(j, "arrays"), name);
@@ -83,7 +83,7 @@ static float *floats(size_t n) {
 }
 
 static bool has_file(const char *dir, const char *name) {
-    char path[4096];
+    char path[4352];
     snprintf(path, sizeof path, "%s/%s", dir, name);
     return l2c_path_exists(path);
 }
@@ -113,7 +113,7 @@ static const tower_case towers[] = {
 /* pixels.npy as it is, or image_rgb.npy normalised. */
 static float *golden_pixels(const char *dir, const l2c_bundle *b, size_t *n) {
     size_t S = b->vision.image_side;
-    char path[4096];
+    char path[4352];
     if (has_file(dir, "pixels.npy")) {
         snprintf(path, sizeof path, "%s/pixels.npy", dir);
         test_npy a = test_npy_load(path);
@@ -189,7 +189,7 @@ static void check_image(const tower_case *c, const char *dir, const l2c_bundle *
 static void check_text(const tower_case *c, const char *dir, const l2c_bundle *b,
                        const l2c_heads *heads, l2c_workspace *ws) {
     l2cdb_error err = { 0 };
-    char path[4096];
+    char path[4352];
     snprintf(path, sizeof path, "%s/text_in.npy", dir);
     test_npy in = test_npy_load(path);
     size_t n = in.shape[0];
@@ -302,7 +302,7 @@ static void free_texts(texts *t) {
 static void check_llm(const char *what, const char *llm, const char *lora, const char *dir,
                       const char *array) {
     l2cdb_error err = { 0 };
-    char path[4096];
+    char path[4352];
     snprintf(path, sizeof path, "%s/cases.json", dir);
     texts t = read_cases(path);
     l2c_bundle *b;
@@ -371,7 +371,7 @@ static void llms_agree(void **state) {
 /* ---- Adapters alone ------------------------------------------------------------------------- */
 
 static void check_adapter(const char *relative) {
-    char dir[4096], path[4096 + 32];
+    char dir[4096], path[4352];
     snprintf(dir, sizeof dir, "%s", test_shared(relative));
     snprintf(path, sizeof path, "%s/weights.safetensors", dir);
     l2cdb_error err = { 0 };
@@ -431,7 +431,7 @@ static void adapters_agree(void **state) {
 static void stories_agree(void **state) {
     (void)state;
     l2cdb_error err = { 0 };
-    char path[4096];
+    char path[4352];
     snprintf(path, sizeof path, "%s", test_shared("fixtures/stories260K/model.safetensors"));
     json_t *j = read_json(test_shared("fixtures/stories260K/reference.json"));
     l2c_tensors stored, named;
@@ -539,7 +539,7 @@ static void rename_timm(l2c_tensors *to, const l2c_tensors *from, size_t W) {
 static void vit_tiny_agrees(void **state) {
     (void)state;
     l2cdb_error err = { 0 };
-    char path[4096];
+    char path[4352];
     snprintf(path, sizeof path, "%s",
              test_shared("fixtures/vit-tiny/vit_tiny_patch16_224.safetensors"));
     json_t *j = read_json(test_shared("fixtures/vit-tiny/reference_flickr8k_24.json"));
