@@ -77,6 +77,9 @@ l2cdb_status l2c_view_heads(l2cdb *db, l2c_view *v, const l2c_heads **out, l2cdb
  * at the model's path are not those the generation was made with. */
 l2cdb_status l2c_view_model(l2cdb *db, l2c_view *v, l2c_model **out, l2cdb_error *err);
 
+/* Begins a store transaction for rows of v's space. *current false: another generation answers by
+ * now, and no transaction is open; take a new view and encode again. */
+l2cdb_status l2c_view_begin(l2cdb *db, l2c_view *v, bool *current, l2cdb_error *err);
 /* Call after every commit that touched vectors or generations: brings the open indexes of the
  * current view up to date and starts a background build where one is wanted. Errors are logged,
  * not returned: the rows are safe, and the next l2c_view_get tries again. */

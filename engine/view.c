@@ -269,6 +269,21 @@ l2cdb_status l2c_view_get_of(l2cdb *db, int64_t generation, l2c_view **out, l2cd
     return rc == L2CDB_OK ? make_view(db, &g, change, out, err) : rc;
 }
 
+l2cdb_status l2c_view_begin(l2cdb *db, l2c_view *v, bool *current, l2cdb_error *err) {
+    *current = false;
+    l2c_generation g;
+    l2cdb_status rc = l2c_store_begin(db->store, err);
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    rc = active_generation(db, &g, err);
+    *current = rc == L2CDB_OK && g.id == v->generation.id;
+    if (!*current) {
+        l2c_store_rollback(db->store);
+    }
+    return rc;
+}
+
 void l2c_view_catch_up(l2cdb *db) {
     l2c_view *v = NULL;
     l2cdb_error err;

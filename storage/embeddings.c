@@ -94,6 +94,32 @@ l2cdb_status l2c_vectors_forget(l2c_store *s, l2c_store_conn *c, l2c_kind kind, 
     return rc;
 }
 
+l2cdb_status l2c_vectors_remove(l2c_store *s, int64_t generation, l2c_kind kind, int64_t item_id,
+                                l2cdb_error *err) {
+    static const char *const statements[] = {
+        "INSERT OR REPLACE INTO removal(id, change)"
+        " SELECT id, ?2 FROM embedding WHERE id = ?1",
+        "DELETE FROM embedding WHERE id = ?1",
+    };
+    l2c_write w;
+    l2cdb_status rc = l2c_write_begin(&w, s, err);
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    for (size_t i = 0; i < 2 && rc == L2CDB_OK; i++) {
+        sqlite3_stmt *stmt;
+        rc = l2c_store_conn_prepare(w.conn, &stmt, statements[i], err);
+        if (rc == L2CDB_OK) {
+            sqlite3_bind_int64(stmt, 1, l2c_vector_key(generation, kind, item_id));
+            if (i == 0) {
+                sqlite3_bind_int64(stmt, 2, l2c_write_change(s));
+            }
+            rc = l2c_store_conn_run(w.conn, stmt, "removing a vector", err);
+        }
+    }
+    return l2c_write_end(&w, rc, err);
+}
+
 static l2cdb_status copy_vector(float *out, sqlite3_stmt *stmt, int column, size_t width,
                                 int64_t key, l2cdb_error *err) {
     size_t bytes = (size_t)sqlite3_column_bytes(stmt, column);

@@ -350,16 +350,88 @@ l2cdb_status l2c_store_check(l2c_store *s, finding_fn finding, void *ctx, l2cdb_
         rc = report_rows(c, checks[i].sql, checks[i].format, finding, ctx, err);
     }
     l2c_reader_put(s, c);
-    if (rc == L2CDB_OK && s->writer != NULL) {
-        pthread_mutex_lock(&s->write_lock);
-        l2cdb_error fts;
-        if (l2c_store_conn_exec(
-                s->writer,
-                "INSERT INTO caption_fts(caption_fts, rank) VALUES('integrity-check', 1)",
-                &fts) != L2CDB_OK) {
-            finding(ctx, "full text: the index does not agree with the captions");
-        }
-        pthread_mutex_unlock(&s->write_lock);
-    }
     return rc;
+}
+
+/* ---- What no foreign key can see
+ * ------------------------------------------------------------------ */
+
+/* Items are in the low 40 bits of the keys; bit 40 of a vector's key is its kind. */
+#define ORPHAN_VECTORS                                                                             \
+    "SELECT id FROM embedding WHERE ((id >> 40) & 1 = 0 AND"                                       \
+    " (id & 1099511627775) NOT IN (SELECT id FROM image)) OR ((id >> 40) & 1 = 1 AND"              \
+    " (id & 1099511627775) NOT IN (SELECT id FROM caption))"
+#define ORPHAN_FEATURES                                                                            \
+    "SELECT f.id FROM feature f LEFT JOIN trunk t ON t.id = f.id >> 40 WHERE t.id IS NULL OR"      \
+    " (t.kind = 0 AND (f.id & 1099511627775) NOT IN (SELECT id FROM image)) OR"                    \
+    " (t.kind = 1 AND (f.id & 1099511627775) NOT IN (SELECT id FROM caption))"
+
+static l2cdb_status remove_orphans(l2c_store *s, l2c_store_conn *c, l2cdb_error *err) {
+    static const char *const statements[] = {
+        "INSERT OR REPLACE INTO removal(id, change) SELECT id, ?1 FROM (" ORPHAN_VECTORS ")",
+        "DELETE FROM embedding WHERE id IN (" ORPHAN_VECTORS ") AND ?1",
+        "DELETE FROM feature WHERE id IN (" ORPHAN_FEATURES ") AND ?1",
+    };
+    // One number for all of them, however many: an index that is behind it is built anew.
+    int64_t change = l2c_write_change(s);
+    l2cdb_status rc = L2CDB_OK;
+    for (size_t i = 0; i < 3 && rc == L2CDB_OK; i++) {
+        sqlite3_stmt *stmt;
+        rc = l2c_store_conn_prepare(c, &stmt, statements[i], err);
+        if (rc == L2CDB_OK) {
+            sqlite3_bind_int64(stmt, 1, change);
+            rc = l2c_store_conn_run(c, stmt, "removing what belongs to no record", err);
+        }
+    }
+    return rc == L2CDB_OK ? l2c_changes_trim(s, change, err) : rc;
+}
+
+static l2cdb_status count_orphans(l2c_store *s, uint64_t *orphans, l2cdb_error *err) {
+    l2c_store_conn *c;
+    l2cdb_status rc = l2c_reader_get(s, &c, err);
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    sqlite3_stmt *stmt;
+    rc = l2c_store_conn_prepare(c, &stmt,
+                                "SELECT (SELECT count(*) FROM (" ORPHAN_VECTORS "))"
+                                " + (SELECT count(*) FROM (" ORPHAN_FEATURES "))",
+                                err);
+    if (rc == L2CDB_OK) {
+        int step = sqlite3_step(stmt);
+        if (step == SQLITE_ROW) {
+            *orphans = (uint64_t)sqlite3_column_int64(stmt, 0);
+        } else {
+            rc = l2c_sqlite_fail(err, c->db, step, "looking for what belongs to no record");
+        }
+        sqlite3_reset(stmt);
+    }
+    l2c_reader_put(s, c);
+    return rc;
+}
+
+l2cdb_status l2c_store_loose(l2c_store *s, bool repair, uint64_t *orphans, bool *words,
+                             l2cdb_error *err) {
+    *words = true;
+    l2cdb_status rc = count_orphans(s, orphans, err);
+    if (rc != L2CDB_OK || s->writer == NULL) {
+        return rc;
+    }
+    l2c_write w;
+    rc = l2c_write_begin(&w, s, err);
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    l2cdb_error ignored;
+    *words = l2c_store_conn_exec(
+                 w.conn, "INSERT INTO caption_fts(caption_fts, rank) VALUES('integrity-check', 1)",
+                 &ignored) == L2CDB_OK;
+    if (repair && !*words) {
+        rc = l2c_store_conn_exec(w.conn, "INSERT INTO caption_fts(caption_fts) VALUES('rebuild')",
+                                 err);
+    }
+    if (repair && *orphans > 0 && rc == L2CDB_OK) {
+        rc = remove_orphans(s, w.conn, err);
+    }
+    return l2c_write_end(&w, rc, err);
 }

@@ -190,6 +190,9 @@ l2cdb_status l2c_vectors_put(l2c_store *s, int64_t generation, l2c_kind kind, in
                              const float *v, size_t width, l2cdb_error *err);
 l2cdb_status l2c_vectors_get(l2c_store *s, int64_t generation, l2c_kind kind, int64_t item_id,
                              float *v, size_t width, l2cdb_error *err);
+/* Removes one vector and logs it. */
+l2cdb_status l2c_vectors_remove(l2c_store *s, int64_t generation, l2c_kind kind, int64_t item_id,
+                                l2cdb_error *err);
 l2cdb_status l2c_vectors_count(l2c_store *s, int64_t generation, l2c_kind kind, size_t *count,
                                l2cdb_error *err);
 l2cdb_status l2c_vectors_pull(l2c_store *s, int64_t generation, l2c_kind kind, size_t width,
@@ -219,6 +222,10 @@ l2cdb_status l2c_store_backup(l2c_store *s, const char *path,
                               l2cdb_error *err);
 /* "sqlite 3.40.1" */
 void l2c_store_describe(l2c_buf *out);
+/* What no foreign key can see: *orphans vectors and features of records that are not there, *words
+ * false if the full-text table does not agree with the captions. `repair` puts both right. */
+l2cdb_status l2c_store_loose(l2c_store *s, bool repair, uint64_t *orphans, bool *words,
+                             l2cdb_error *err);
 /* SQLite's integrity_check and foreign keys; one call a problem. */
 l2cdb_status l2c_store_check(l2c_store *s, void (*finding)(void *ctx, const char *text), void *ctx,
                              l2cdb_error *err);
