@@ -572,12 +572,14 @@ static size_t count_peer(const conn *c) {
 }
 
 static void refuse(conn *c, const char *reason) {
-    char text[320];
+    char body[160], text[400];
+    int size =
+        snprintf(body, sizeof body,
+                 "{\"error\":{\"code\":\"E_BUSY\",\"message\":\"%s\",\"hint\":\"\"}}", reason);
     int n = snprintf(text, sizeof text,
                      "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\n"
-                     "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n"
-                     "{\"error\":{\"code\":\"E_BUSY\",\"message\":\"%s\",\"hint\":\"\"}}",
-                     strlen(reason) + 53, reason);
+                     "Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+                     size, body);
     uv_buf_t buf = uv_buf_init(text, (unsigned)n);
     uv_try_write(&c->u.stream, &buf, 1);
     c->state = CONN_CLOSED;

@@ -12,8 +12,8 @@ static bool skipped_column(const char *name, l2cdb_type type) {
            strcmp(name, "embedding") == 0;
 }
 
-/* The row of a statement as a JSON object without vectors and nulls. */
-static void put_object(l2cdb_stmt *s, wbuf *out) {
+/* The row of a statement as a JSON object without vectors and nulls; its id is called `id_name`. */
+static void put_object(l2cdb_stmt *s, const char *id_name, wbuf *out) {
     bool first = true;
     l2c_wbuf_char(out, '{');
     for (int i = 0; i < l2cdb_column_count(s); i++) {
@@ -24,7 +24,7 @@ static void put_object(l2cdb_stmt *s, wbuf *out) {
         }
         l2c_wbuf_str(out, first ? "" : ",");
         first = false;
-        l2c_wbuf_json(out, name);
+        l2c_wbuf_json(out, strcmp(name, "id") == 0 ? id_name : name);
         l2c_wbuf_char(out, ':');
         if (type == L2CDB_INTEGER) {
             l2c_wbuf_int(out, l2cdb_column_int64(s, i));
@@ -38,7 +38,7 @@ static void put_object(l2cdb_stmt *s, wbuf *out) {
 }
 
 /* Rows of `sql` with ?1 = id, as objects with commas between. False: the request has failed. */
-static bool put_rows(request *r, const char *sql, int64_t id, size_t *count) {
+static bool put_rows(request *r, const char *sql, const char *id_name, int64_t id, size_t *count) {
     l2cdb_sql_limits limits = { .read_only = true, .timeout_ms = r->srv->o.sql_ms_max };
     l2cdb_stmt *s = NULL;
     l2cdb_error *err = &r->error;
@@ -51,7 +51,7 @@ static bool put_rows(request *r, const char *sql, int64_t id, size_t *count) {
     l2cdb_status rc = l2cdb_bind_int64(s, 1, id);
     while (rc == L2CDB_OK && (rc = l2cdb_step(s, &row, err)) == L2CDB_OK && row) {
         l2c_wbuf_str(&r->out, (*count)++ > 0 ? "," : "");
-        put_object(s, &r->out);
+        put_object(s, id_name, &r->out);
     }
     l2cdb_finalize(s);
     r->fetch_ms += (double)(uv_hrtime() - started) / 1e6;
@@ -71,7 +71,7 @@ static void no_such(request *r, const char *what, int64_t id) {
 static bool put_captions(request *r, int64_t id) {
     size_t n;
     l2c_wbuf_str(&r->out, "\"captions\":[");
-    if (!put_rows(r, CAPTIONS_SQL, id, &n)) {
+    if (!put_rows(r, CAPTIONS_SQL, "id", id, &n)) {
         return false;
     }
     l2c_wbuf_char(&r->out, ']');
@@ -81,8 +81,9 @@ static bool put_captions(request *r, int64_t id) {
 static verdict run_image(request *r) {
     int64_t id;
     size_t n;
+    // A line's own "id" stands first in its reply.
     if (!l2c_request_id(r, "image_id", &id) ||
-        !put_rows(r, "SELECT * FROM images WHERE id = ?1", id, &n)) {
+        !put_rows(r, "SELECT * FROM images WHERE id = ?1", r->http ? "id" : "image_id", id, &n)) {
         return VERDICT_DONE;
     }
     if (n == 0) {

@@ -316,6 +316,7 @@ class Lines(unittest.TestCase):
                          {'op': 'image', 'image_id': id}, {'op': 'search', 'q': 'Hund', 'k': 2},
                          {'op': 'thumb', 'image_id': id}, {'op': 'stats'}, {'op': 'jobs'},
                          {'op': 'delete_image', 'image_id': id}, {'op': 'image', 'image_id': id})
+        self.assertEqual(r[1]['image_id'], id)
         self.assertEqual(r[1]['captions'][0]['text'], 'ein Hund')  # a client reads its own writes
         self.assertEqual(len(r[2]['results']), 2)
         self.assertEqual(len(base64.b64decode(r[3]['data'])), 1000)
@@ -555,7 +556,8 @@ class Holding(unittest.TestCase):
         except socket.timeout:
             pass
         time.sleep(0.5)
-        self.assertLess(s.rss() - before, 200 << 20)
+        if 'Sanitizer' not in os.environ.get('L2CDB_BUILD', ''):
+            self.assertLess(s.rss() - before, 200 << 20)
         self.assertEqual(s.request('GET', '/healthz')[0], 200)
         c.close()
         s.stop()
