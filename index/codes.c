@@ -123,7 +123,7 @@ AVX512 static void fp16_dots4_avx512(float out[4], const l2c_codes_query *q,
         s[r] = _mm512_setzero_ps();
     }
     for (size_t i = 0; i < n; i += 16) {
-        __mmask16 m = n - i >= 16 ? 0xFFFF : (__mmask16)((1u << (n - i)) - 1);
+        __mmask16 m = (__mmask16)(n - i >= 16 ? 0xFFFFu : (1u << (n - i)) - 1);
         __m512 x = _mm512_maskz_loadu_ps(m, query + i);
         for (size_t r = 0; r < 4; r++) {
             __m256i h = _mm256_maskz_loadu_epi16(m, rows[r] + 2 * i);
@@ -464,7 +464,7 @@ AVX512 static float prepare_row_avx512(void *memory, const l2c_codes *c, const u
     int8_t *high = memory, *low = high + pad64(n);
     __m512 offset = _mm512_setzero_ps(), scale = _mm512_set1_ps(c->row_scale);
     for (size_t i = 0; i < pad64(n); i += 16) {
-        __mmask16 m = i >= n ? 0 : n - i >= 16 ? 0xFFFF : (__mmask16)((1u << (n - i)) - 1);
+        __mmask16 m = (__mmask16)(i >= n ? 0 : n - i >= 16 ? 0xFFFFu : (1u << (n - i)) - 1);
         __m512 min = _mm512_maskz_loadu_ps(m, c->min + i);
         __m512 step = _mm512_maskz_loadu_ps(m, c->step + i);
         __m512 x = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(m, code + i)));

@@ -50,7 +50,7 @@ __attribute__((target("avx512f"))) static void dots4_avx512(float out[4], const 
         d1 = _mm512_fmadd_ps(q1, _mm512_loadu_ps(d + i + 16), d1);
     }
     for (; i < n; i += 16) {
-        __mmask16 m = n - i >= 16 ? 0xFFFF : (__mmask16)((1u << (n - i)) - 1);
+        __mmask16 m = (__mmask16)(n - i >= 16 ? 0xFFFFu : (1u << (n - i)) - 1);
         __m512 q0 = _mm512_maskz_loadu_ps(m, q + i);
         a0 = _mm512_fmadd_ps(q0, _mm512_maskz_loadu_ps(m, a + i), a0);
         b0 = _mm512_fmadd_ps(q0, _mm512_maskz_loadu_ps(m, b + i), b0);

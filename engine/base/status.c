@@ -94,8 +94,9 @@ l2cdb_status l2c_context(l2cdb_error *err, const char *fmt, ...) {
     va_start(args, fmt);
     int n = vsnprintf(err->message, sizeof err->message, fmt, args);
     va_end(args);
-    if (n >= 0 && (size_t)n < sizeof err->message) {
-        snprintf(err->message + n, sizeof err->message - (size_t)n, ": %s", below);
+    if (n >= 0 && (size_t)n < sizeof err->message &&
+        snprintf(err->message + n, sizeof err->message - (size_t)n, ": %s", below) < 0) {
+        err->message[n] = '\0';
     }
     trim_utf8(err->message);
     return err->code;
