@@ -235,16 +235,24 @@ static l2cdb_status open_tensors(reader *r, l2c_tensors *s, const char *name) {
     return rc;
 }
 
+/* The compiled form where it is there and of this version, else the JSON. */
 static l2cdb_status open_tokenizer(reader *r) {
-    char *path = l2c_path_join(r->dir, "tokenizer.json");
-    if (path == NULL) {
-        return l2c_fail_nomem(r->err, strlen(r->dir));
-    }
-    l2cdb_status rc = l2c_tokenizer_open(&r->b->tokenizer, path, r->err);
+    char *compiled = l2c_path_join(r->dir, "tokenizer.bin");
+    char *json = l2c_path_join(r->dir, "tokenizer.json");
+    l2cdb_status rc =
+        compiled != NULL && json != NULL ? L2CDB_OK : l2c_fail_nomem(r->err, strlen(r->dir));
     if (rc == L2CDB_OK) {
-        rc = l2c_layout_check_tokenizer(r->b, path, r->err);
+        rc = l2c_path_exists(compiled) ? l2c_tokenizer_load_file(&r->b->tokenizer, compiled, r->err)
+                                       : L2CDB_E_VERSION;
+        if (rc == L2CDB_E_VERSION) {
+            rc = l2c_tokenizer_open(&r->b->tokenizer, json, r->err);
+        }
     }
-    l2c_free(path);
+    if (rc == L2CDB_OK) {
+        rc = l2c_layout_check_tokenizer(r->b, json, r->err);
+    }
+    l2c_free(json);
+    l2c_free(compiled);
     return rc;
 }
 

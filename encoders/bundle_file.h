@@ -1,5 +1,6 @@
 /* The directory that import writes: bundle.json beside llm.safetensors, vision.safetensors,
- * heads.safetensors and tokenizer.json. Private to bundle.c and import.c.
+ * heads.safetensors, tokenizer.json and its compiled form tokenizer.bin. Private to bundle.c and
+ * import.c.
  *
  * Tensors stand under the canonical names of bundle.h and shapes are checked again when it is
  * opened; values are not read, the fingerprints stand in bundle.json. */

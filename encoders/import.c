@@ -270,34 +270,46 @@ static l2cdb_status write_part(importer *im, const part *p) {
 
 /* ---- The directory --------------------------------------------------------------------------- */
 
-static l2cdb_status copy_tokenizer(importer *im) {
+/* temp/name with these bytes. */
+static l2cdb_status write_file(importer *im, const char *name, const l2c_buf *text) {
+    char *path = l2c_path_join(im->temp, name);
+    l2cdb_status rc = path != NULL && !text->failed
+                          ? l2c_file_replace(path, text->data, text->size, im->err)
+                          : l2c_fail_nomem(im->err, text->size);
+    l2c_free(path);
+    return rc;
+}
+
+/* The JSON as it was, for people and for later versions, and the tables for a quick start. */
+static l2cdb_status write_tokenizer(importer *im) {
     char *from = l2c_path_join(im->options->llm, "tokenizer.json");
-    char *to = l2c_path_join(im->temp, "tokenizer.json");
-    l2c_buf text;
+    l2c_buf text, compiled;
     l2c_buf_init(&text);
-    l2cdb_status rc = from != NULL && to != NULL
-                          ? l2c_file_read(&text, from, TOKENIZER_BYTES_MAX, im->err)
-                          : l2c_fail_nomem(im->err, 4096);
+    l2c_buf_init(&compiled);
+    l2cdb_status rc = from != NULL ? l2c_file_read(&text, from, TOKENIZER_BYTES_MAX, im->err)
+                                   : l2c_fail_nomem(im->err, 4096);
     if (rc == L2CDB_OK) {
-        rc = l2c_file_replace(to, text.data, text.size, im->err);
+        rc = write_file(im, "tokenizer.json", &text);
     }
+    if (rc == L2CDB_OK) {
+        rc = l2c_tokenizer_save(im->b->tokenizer, &compiled, im->err);
+    }
+    if (rc == L2CDB_OK) {
+        rc = write_file(im, "tokenizer.bin", &compiled);
+    }
+    l2c_buf_fini(&compiled);
     l2c_buf_fini(&text);
-    l2c_free(to);
     l2c_free(from);
     return rc;
 }
 
 static l2cdb_status write_manifest(importer *im) {
-    char *path = l2c_path_join(im->temp, "bundle.json");
     l2c_buf text;
     l2c_buf_init(&text);
     im->b->precision = im->precision;
     l2c_bundle_file_manifest(&text, im->b);
-    l2cdb_status rc = path != NULL && !text.failed
-                          ? l2c_file_replace(path, text.data, text.size, im->err)
-                          : l2c_fail_nomem(im->err, 4096);
+    l2cdb_status rc = write_file(im, "bundle.json", &text);
     l2c_buf_fini(&text);
-    l2c_free(path);
     return rc;
 }
 
@@ -338,15 +350,16 @@ static l2cdb_status write_all(importer *im) {
         rc = write_part(im, &parts[i]);
     }
     if (rc == L2CDB_OK && b->has_llm) {
-        rc = copy_tokenizer(im);
+        rc = write_tokenizer(im);
     }
     // Last: a directory without a manifest is no bundle.
     return rc == L2CDB_OK ? write_manifest(im) : rc;
 }
 
 static void remove_temp(const char *temp) {
-    static const char *const files[] = { "llm.safetensors", "vision.safetensors",
-                                         "heads.safetensors", "tokenizer.json", "bundle.json" };
+    static const char *const files[] = { "llm.safetensors",   "vision.safetensors",
+                                         "heads.safetensors", "tokenizer.json",
+                                         "tokenizer.bin",     "bundle.json" };
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         char *path = l2c_path_join(temp, files[i]);
         if (path != NULL) {

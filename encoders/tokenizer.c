@@ -22,13 +22,13 @@
 #include <pcre2.h>
 #include <utf8proc.h>
 
+#include "encoders/tokenizer_tables.h"
 #include "engine/base/file.h"
 #include "engine/base/json.h"
 #include "engine/base/utf8.h"
 
 #define ID_MAX (1u << 24)
 #define ADDED_MAX 65536
-#define PREFIX_MAX 8
 #define FILE_BYTES_MAX (256u << 20)
 #define PROBES_MAX 4096 /* of an insertion; a file that needs more was made to */
 
@@ -45,46 +45,9 @@ static const char *const known_rules[] = {
     "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
 };
 
-typedef struct word {
-    uint32_t at;     /* in `bytes` */
-    uint32_t length; /* 0: the slot is free */
-    int32_t id;
-} word;
-
-typedef struct merge {
-    int32_t left, right;
-    int32_t id;    /* of the result */
-    uint32_t rank; /* UINT32_MAX: the slot is free */
-} merge;
-
-typedef struct added {
-    const char *content;
-    size_t n;
-    int32_t id;
-    bool special, normalized;
-} added;
-
-struct l2c_tokenizer {
-    l2c_arena arena; /* contents of added tokens */
-    l2c_buf bytes;   /* all words, one after another */
-    word *words;     /* open addressing, a power of two */
-    size_t words_mask;
-    merge *merges;
-    size_t merges_mask;
-    int32_t byte_ids[256];
-    added *added; /* longest first */
-    size_t added_count;
-    bool added_first[256]; /* some added token begins with this byte */
-    bool added_normalized; /* some are matched after normalisation */
-    size_t vocab;          /* greatest id + 1 */
-    bool nfc, ignore_merges, prefix_space;
-    int32_t prefix[PREFIX_MAX]; /* BOS */
-    size_t prefix_count;
-    int32_t start_header, end_header, eot; /* -1 if absent */
-    size_t rule;                           /* into known_rules */
-    pcre2_code *regex;
-    l2c_hash fingerprint;
-};
+typedef l2c_word word;
+typedef l2c_merge merge;
+typedef l2c_added added;
 
 /* ---- Tables ---------------------------------------------------------------------------------- */
 
@@ -112,10 +75,10 @@ static uint64_t hash_pair(int32_t left, int32_t right) {
     return mix((uint64_t)(uint32_t)left << 32 | (uint32_t)right);
 }
 
-/* Power of two with at most half of the slots in use. */
+/* Power of two with at most two thirds of the slots in use. */
 static size_t slots_for(size_t count) {
     size_t slots = 64;
-    while (slots < count * 2) {
+    while (slots < count + count / 2) {
         slots *= 2;
     }
     return slots;
@@ -125,7 +88,7 @@ static int32_t find_word(const l2c_tokenizer *t, const char *s, size_t n) {
     for (size_t i = hash_bytes(s, n) & t->words_mask; t->words[i].length != 0;
          i = (i + 1) & t->words_mask) {
         const word *w = &t->words[i];
-        if (w->length == n && memcmp(t->bytes.data + w->at, s, n) == 0) {
+        if (w->length == n && memcmp(t->bytes + w->at, s, n) == 0) {
             return w->id;
         }
     }
@@ -235,12 +198,14 @@ static l2cdb_status add_word(reader *r, const char *content, size_t n, const jso
         }
         i = (i + 1) & t->words_mask;
     }
-    t->words[i] = (word){ (uint32_t)t->bytes.size, (uint32_t)bytes_n, id };
-    l2c_buf_append(&t->bytes, scratch->data, bytes_n);
+    t->words[i] = (word){ (uint32_t)t->owned.size, (uint32_t)bytes_n, id };
+    l2c_buf_append(&t->owned, scratch->data, bytes_n);
+    t->bytes = t->owned.data;
+    t->bytes_count = t->owned.size;
     if (bytes_n == 1) {
         t->byte_ids[(uint8_t)scratch->data[0]] = id;
     }
-    return t->bytes.failed ? l2c_fail_nomem(r->err, t->bytes.size) : L2CDB_OK;
+    return t->owned.failed ? l2c_fail_nomem(r->err, bytes_n) : L2CDB_OK;
 }
 
 static l2cdb_status read_vocab(reader *r, const json_t *vocab) {
@@ -472,8 +437,6 @@ static l2cdb_status read_added(reader *r, const json_t *list, const json_t *voca
         if (listed ? json_integer_value(same) != a->id : !take_id(r, (size_t)a->id)) {
             return broken(r, "another token has the id of the added token", a->content);
         }
-        t->added_first[(uint8_t)a->content[0]] = true;
-        t->added_normalized = t->added_normalized || a->normalized;
         t->added_count++;
     }
     if (count > 1) {
@@ -509,15 +472,23 @@ static l2cdb_status read_normalizer(reader *r, const json_t *o) {
     return r->t->nfc ? L2CDB_OK : unsupported(r, "the normaliser is", type_of(o));
 }
 
-static l2cdb_status use_rule(reader *r, const char *rule) {
+const char *l2c_tokenizer_find_rule(const char *text) {
     for (size_t i = 0; i < sizeof known_rules / sizeof known_rules[0]; i++) {
-        if (strcmp(known_rules[i], rule) == 0) {
-            r->t->rule = i;
-            return L2CDB_OK;
+        if (strcmp(known_rules[i], text) == 0) {
+            return known_rules[i];
         }
     }
-    return unsupported(
-        r, "texts are split by a rule that was never compared with the reference:", rule);
+    return NULL;
+}
+
+static l2cdb_status use_rule(reader *r, const char *text) {
+    r->t->rule = l2c_tokenizer_find_rule(text);
+    return r->t->rule != NULL
+               ? L2CDB_OK
+               : unsupported(r,
+                             "texts are split by a rule that was never compared with the "
+                             "reference:",
+                             text);
 }
 
 static l2cdb_status read_split(reader *r, const json_t *o) {
@@ -604,7 +575,8 @@ static l2cdb_status read_template(reader *r, const json_t *o) {
         for (size_t k = 0; k < json_array_size(ids); k++) {
             const json_t *id = json_array_get(ids, k);
             if (!json_is_integer(id) || json_integer_value(id) < 0 ||
-                json_integer_value(id) >= (json_int_t)t->vocab || t->prefix_count == PREFIX_MAX) {
+                json_integer_value(id) >= (json_int_t)t->vocab ||
+                t->prefix_count == L2C_TOKENIZER_PREFIX_MAX) {
                 return broken(r, "no token has the id that the template gives to", name);
             }
             t->prefix[t->prefix_count++] = (int32_t)json_integer_value(id);
@@ -661,7 +633,7 @@ static void spell_out(l2c_buf *out, const char *rule) {
 static l2cdb_status compile_rule(l2c_tokenizer *t, l2cdb_error *err) {
     l2c_buf pattern;
     l2c_buf_init(&pattern);
-    spell_out(&pattern, known_rules[t->rule]);
+    spell_out(&pattern, t->rule);
     int code = 0;
     PCRE2_SIZE at = 0;
     if (!pattern.failed) {
@@ -696,7 +668,7 @@ static l2cdb_status hash_words(reader *r) {
         if (slot_of[id] != 0) {
             const word *w = &t->words[slot_of[id] - 1];
             l2c_hasher_add(r->hasher, &w->id, sizeof w->id);
-            l2c_hasher_add(r->hasher, t->bytes.data + w->at, w->length);
+            l2c_hasher_add(r->hasher, t->bytes + w->at, w->length);
         }
     }
     l2c_free(slot_of);
@@ -709,7 +681,7 @@ static l2cdb_status hash_words(reader *r) {
     l2c_hasher_add(r->hasher, t->prefix, t->prefix_count * sizeof t->prefix[0]);
     const char settings[4] = { t->nfc, t->ignore_merges, t->prefix_space, (char)t->prefix_count };
     l2c_hasher_add(r->hasher, settings, sizeof settings);
-    l2c_hasher_add(r->hasher, known_rules[t->rule], strlen(known_rules[t->rule]));
+    l2c_hasher_add(r->hasher, t->rule, strlen(t->rule));
     t->fingerprint = l2c_hasher_get(r->hasher);
     return L2CDB_OK;
 }
@@ -721,6 +693,17 @@ static int32_t find_added(const l2c_tokenizer *t, const char *content) {
         }
     }
     return -1;
+}
+
+l2cdb_status l2c_tokenizer_ready(l2c_tokenizer *t, l2cdb_error *err) {
+    for (size_t i = 0; i < t->added_count; i++) {
+        t->added_first[(uint8_t)t->added[i].content[0]] = true;
+        t->added_normalized = t->added_normalized || t->added[i].normalized;
+    }
+    t->start_header = find_added(t, "<|start_header_id|>");
+    t->end_header = find_added(t, "<|end_header_id|>");
+    t->eot = find_added(t, "<|eot_id|>");
+    return compile_rule(t, err);
 }
 
 static l2cdb_status read_root(reader *r, const json_t *root) {
@@ -746,10 +729,7 @@ static l2cdb_status read_root(reader *r, const json_t *root) {
         (rc = hash_words(r)) != L2CDB_OK) {
         return rc;
     }
-    r->t->start_header = find_added(r->t, "<|start_header_id|>");
-    r->t->end_header = find_added(r->t, "<|end_header_id|>");
-    r->t->eot = find_added(r->t, "<|eot_id|>");
-    return compile_rule(r->t, r->err);
+    return l2c_tokenizer_ready(r->t, r->err);
 }
 
 l2cdb_status l2c_tokenizer_read(l2c_tokenizer **out, const char *json, size_t n, const char *what,
@@ -765,7 +745,7 @@ l2cdb_status l2c_tokenizer_read(l2c_tokenizer **out, const char *json, size_t n,
         rc = l2c_fail_nomem(err, sizeof *r.t);
     } else {
         l2c_arena_init(&r.t->arena, 0);
-        l2c_buf_init(&r.t->bytes);
+        l2c_buf_init(&r.t->owned);
         rc = read_root(&r, root);
     }
     json_decref(root);
@@ -797,9 +777,12 @@ void l2c_tokenizer_close(l2c_tokenizer *t) {
     }
     pcre2_code_free(t->regex);
     l2c_free(t->added);
-    l2c_free(t->merges);
-    l2c_free(t->words);
-    l2c_buf_fini(&t->bytes);
+    if (!t->borrowed) {
+        l2c_free(t->merges);
+        l2c_free(t->words);
+    }
+    l2c_map_close(&t->map);
+    l2c_buf_fini(&t->owned);
     l2c_arena_fini(&t->arena);
     l2c_free(t);
 }
