@@ -54,9 +54,11 @@ static void add_bytes(void *ctx, const char *path) {
 static l2cdb_status count_vectors(l2cdb *db, const l2c_generation *g, l2cdb_stats *out,
                                   l2cdb_error *err) {
     size_t images = 0, captions = 0;
-    l2cdb_status rc = l2c_vectors_count(db->store, g->id, L2C_KIND_IMAGE, &images, err);
+    l2cdb_status rc =
+        l2c_vectors_count(db->store, g->space[L2C_KIND_IMAGE], L2C_KIND_IMAGE, &images, err);
     if (rc == L2CDB_OK) {
-        rc = l2c_vectors_count(db->store, g->id, L2C_KIND_CAPTION, &captions, err);
+        rc = l2c_vectors_count(db->store, g->space[L2C_KIND_CAPTION], L2C_KIND_CAPTION, &captions,
+                               err);
     }
     out->vectors_images = images;
     out->vectors_captions = captions;
@@ -179,7 +181,7 @@ static void remove_unless_kept(void *ctx, const char *path) {
 static void remove_other_files(l2cdb *db, const l2c_view *v) {
     keep_list k = { { NULL, NULL } };
     for (int kind = 0; kind < 2 && v->generation.id != 0; kind++) {
-        k.keep[kind] = l2c_view_index_path(db, v->generation.id, (l2c_kind)kind);
+        k.keep[kind] = l2c_view_index_path(db, v->generation.space[kind], (l2c_kind)kind);
     }
     if (v->generation.id == 0 || (k.keep[0] != NULL && k.keep[1] != NULL)) {
         each_index_file(db, remove_unless_kept, &k);
@@ -301,8 +303,8 @@ static l2cdb_status reencode_photo(check_state *c, l2c_model *model, int64_t id,
             rc = l2c_features_put(c->db->store, L2C_KIND_IMAGE, &info->image_trunk, id, features,
                                   info->image_width, err);
             if (rc == L2CDB_OK) {
-                rc = l2c_vectors_put(c->db->store, c->view->generation.id, L2C_KIND_IMAGE, id,
-                                     vector, info->width, err);
+                rc = l2c_vectors_put(c->db->store, c->view->generation.space[L2C_KIND_IMAGE],
+                                     L2C_KIND_IMAGE, id, vector, info->width, err);
             }
             if (rc == L2CDB_OK) {
                 rc = l2c_store_commit(c->db->store, err);
@@ -356,8 +358,8 @@ static l2cdb_status check_missing(check_state *c, l2c_kind kind, const l2c_hash 
     size_t got = 1;
     l2cdb_status rc = L2CDB_OK;
     while (rc == L2CDB_OK && got > 0) {
-        rc = l2c_vectors_missing(c->db->store, c->view->generation.id, kind, trunk, ids, 256, &got,
-                                 last, err);
+        rc = l2c_vectors_missing(c->db->store, c->view->generation.space[kind], kind, trunk, ids,
+                                 256, &got, last, err);
         *missing += got;
         last = got > 0 ? ids[got - 1] : last;
     }
@@ -412,8 +414,8 @@ static l2cdb_status check_norms(check_state *c, l2c_kind kind, uint64_t *wrong, 
     float *v = l2c_alloc_aligned(256 * width, sizeof *v);
     l2cdb_status rc = v != NULL ? L2CDB_OK : l2c_fail_nomem(err, 256 * width * sizeof *v);
     while (rc == L2CDB_OK && got > 0) {
-        rc = l2c_vectors_pull(c->db->store, c->view->generation.id, kind, width, ids, v, 256, &got,
-                              last, err);
+        rc = l2c_vectors_pull(c->db->store, c->view->generation.space[kind], kind, width, ids, v,
+                              256, &got, last, err);
         for (size_t i = 0; i < got && rc == L2CDB_OK; i++) {
             last = ids[i];
             float norm = l2c_vec_norm(v + i * width, width);
@@ -421,9 +423,9 @@ static l2cdb_status check_norms(check_state *c, l2c_kind kind, uint64_t *wrong, 
                 continue;
             }
             ++*wrong;
-            rc = c->repair
-                     ? l2c_vectors_remove(c->db->store, c->view->generation.id, kind, ids[i], err)
-                     : L2CDB_OK;
+            rc = c->repair ? l2c_vectors_remove(c->db->store, c->view->generation.space[kind], kind,
+                                                ids[i], err)
+                           : L2CDB_OK;
         }
         if (rc == L2CDB_OK) {
             rc = l2c_db_poll(c->db, err);
@@ -439,7 +441,7 @@ static l2cdb_status check_index(check_state *c, l2c_kind kind, l2cdb_error *err)
     l2c_index *ix;
     l2cdb_status rc = l2c_view_index(c->db, c->view, kind, &ix, err);
     if (rc == L2CDB_OK) {
-        rc = l2c_vectors_count(c->db->store, c->view->generation.id, kind, &stored, err);
+        rc = l2c_vectors_count(c->db->store, c->view->generation.space[kind], kind, &stored, err);
     }
     if (rc != L2CDB_OK || ix == NULL) {
         return rc;

@@ -169,6 +169,7 @@ static l2cdb_status copy_given(const l2cdb_term *term, float *out, size_t width,
 l2cdb_status l2c_encode_term(l2cdb *db, l2c_view *v, const l2cdb_term *term, float *out,
                              l2cdb_error *err) {
     size_t width;
+    l2c_kind kind;
     l2cdb_status rc;
     switch (term->kind) {
     case L2CDB_TERM_TEXT:
@@ -187,10 +188,9 @@ l2cdb_status l2c_encode_term(l2cdb *db, l2c_view *v, const l2cdb_term *term, flo
         if (v->generation.id == 0) {
             return l2c_fail(err, L2CDB_E_NOTFOUND, "%s: the database is empty", db->path);
         }
-        return l2c_vectors_get(db->store, v->generation.id,
-                               term->kind == L2CDB_TERM_IMAGE_ID ? L2C_KIND_IMAGE
-                                                                 : L2C_KIND_CAPTION,
-                               term->id, out, v->generation.width, err);
+        kind = term->kind == L2CDB_TERM_IMAGE_ID ? L2C_KIND_IMAGE : L2C_KIND_CAPTION;
+        return l2c_vectors_get(db->store, v->generation.space[kind], kind, term->id, out,
+                               v->generation.width, err);
     }
     return l2c_fail(err, L2CDB_E_INVALID, "a term of unknown kind %d", (int)term->kind);
 }

@@ -17,7 +17,7 @@
  *     commits and calls l2c_view_catch_up; a reader's l2c_view_get does the same when it sees a
  *     change number that another process has written. There is no second way in.
  *  2. l2cdb.lock is a leaf: nothing else is locked and nothing slow is done under it. The order of
- *     the others is: store transaction, view.write, model_lock.
+ *     the others is: store transaction, heads_lock, side.write, model_lock.
  *  3. A generation's vectors and its heads never change once it has been active, but for rows
  *     that come and go with their photos. */
 #ifndef L2C_ENGINE_H
@@ -36,21 +36,25 @@
 
 typedef struct l2c_view l2c_view;
 
-/* Where an index finds its rows; one for each kind in a view. */
+/* The vectors of one space and their index. Views of generations that share the space share it. */
 typedef struct l2c_view_side {
-    l2c_view *view;
+    l2cdb *db;
     l2c_kind kind;
-    _Atomic(l2c_index *) index; /* opened at first need, under view.write; NULL before */
-    int64_t change;             /* the store's number it has reached; under view.write */
+    int64_t space; /* 0: no generation yet */
+    size_t width;
+    pthread_mutex_t write;      /* one writer an index: open, add, remove, build, close */
+    _Atomic(l2c_index *) index; /* opened at first need, under write; NULL before */
+    int64_t change;             /* the store's number it has reached; under write */
+    unsigned references;        /* under db->lock */
 } l2c_view_side;
 
 struct l2c_view {
     l2cdb *db;
     /* id 0, width of the model or 0: the database has no generation yet. */
     l2c_generation generation;
-    l2c_heads *heads_own;       /* built from the store for a tuned generation; view.write */
-    l2c_view_side side[2];      /* by l2c_kind */
-    pthread_mutex_t write;      /* one writer an index: open, add, remove, build, close */
+    l2c_view_side *side[2];     /* by l2c_kind */
+    pthread_mutex_t heads_lock; /* of the next */
+    l2c_heads *heads_own;       /* built from the store for a tuned generation */
     atomic_int_fast64_t change; /* the store's number this view is known to agree with */
     unsigned references;        /* under db->lock */
 };
@@ -103,8 +107,8 @@ void l2c_view_wait_build(l2cdb *db);
 l2cdb_status l2c_view_index_params(l2cdb *db, l2c_kind kind, l2c_index_params *out,
                                    l2cdb_error *err);
 l2cdb_status l2c_index_params_read(l2c_index_params *out, const char *text, l2cdb_error *err);
-/* "photos.l2cdb-g3-images.idx"; freed with l2c_free, NULL without memory. */
-char *l2c_view_index_path(const l2cdb *db, int64_t generation, l2c_kind kind);
+/* "photos.l2cdb-g3-images.idx" for space 3; freed with l2c_free, NULL without memory. */
+char *l2c_view_index_path(const l2cdb *db, int64_t space, l2c_kind kind);
 
 /* A model by path ("" or NULL: built in), shared by all who ask and kept until close. */
 l2cdb_status l2c_db_model(l2cdb *db, const char *path, l2c_model **out, l2cdb_error *err);
@@ -189,7 +193,8 @@ unsigned l2c_db_decode_flags(const l2cdb *db);
 l2cdb_status l2c_captions_encode(l2cdb *db, l2cdb_progress_fn progress, void *ctx,
                                  l2cdb_error *err);
 /* Vectors of generation g for every item that has features of its trunks but no vector in g, in
- * batches of one transaction; rows already there are left. *filled may be NULL. */
+ * batches of one transaction, or all in the one that is open; rows already there are left. *filled
+ * may be NULL. */
 l2cdb_status l2c_view_fill(l2cdb *db, l2c_view *v, l2cdb_progress_fn progress, void *ctx,
                            uint64_t *filled, l2cdb_error *err);
 

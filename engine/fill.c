@@ -62,8 +62,8 @@ static l2cdb_status store_captions(l2cdb *db, caption_batch *b, l2cdb_error *err
                                   b->features + i * b->features_width, b->features_width, err);
         }
         if (rc == L2CDB_OK) {
-            rc = l2c_vectors_put(db->store, b->view->generation.id, L2C_KIND_CAPTION, now.id,
-                                 b->vectors + i * width, width, err);
+            rc = l2c_vectors_put(db->store, b->view->generation.space[L2C_KIND_CAPTION],
+                                 L2C_KIND_CAPTION, now.id, b->vectors + i * width, width, err);
         }
     }
     if (rc == L2CDB_OK) {
@@ -172,7 +172,8 @@ typedef struct fill_job {
 
 static l2cdb_status put_vectors(fill_job *j, size_t n, l2cdb_error *err) {
     size_t width = j->view->generation.width;
-    l2cdb_status rc = l2c_store_begin(j->db->store, err);
+    bool joined = l2c_store_in_transaction(j->db->store); // the last rows before a switch
+    l2cdb_status rc = joined ? L2CDB_OK : l2c_store_begin(j->db->store, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
@@ -187,9 +188,12 @@ static l2cdb_status put_vectors(fill_job *j, size_t n, l2cdb_error *err) {
             continue;
         }
         if (rc == L2CDB_OK) {
-            rc = l2c_vectors_put(j->db->store, j->view->generation.id, j->kind, j->ids[i],
-                                 j->vectors + i * width, width, err);
+            rc = l2c_vectors_put(j->db->store, j->view->generation.space[j->kind], j->kind,
+                                 j->ids[i], j->vectors + i * width, width, err);
         }
+    }
+    if (joined) {
+        return rc;
     }
     if (rc == L2CDB_OK) {
         return l2c_store_commit(j->db->store, err);
@@ -218,8 +222,8 @@ static l2cdb_status fill_kind(fill_job *j, l2c_meter *meter, uint64_t *filled, l
     while (rc == L2CDB_OK && got > 0) {
         rc = l2c_db_poll(j->db, err);
         if (rc == L2CDB_OK) {
-            rc = l2c_vectors_missing(j->db->store, j->view->generation.id, j->kind, j->trunk,
-                                     j->ids, FILL_BATCH, &got, last, err);
+            rc = l2c_vectors_missing(j->db->store, j->view->generation.space[j->kind], j->kind,
+                                     j->trunk, j->ids, FILL_BATCH, &got, last, err);
         }
         if (rc != L2CDB_OK || got == 0) {
             break;

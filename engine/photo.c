@@ -101,8 +101,8 @@ static l2cdb_status put_photo(l2cdb *db, const l2c_photo *p, const l2c_photo_vec
                               v->features_width, err);
     }
     if (rc == L2CDB_OK) {
-        rc = l2c_vectors_put(db->store, v->generation->id, L2C_KIND_IMAGE, r->id, v->vector,
-                             v->generation->width, err);
+        rc = l2c_vectors_put(db->store, v->generation->space[L2C_KIND_IMAGE], L2C_KIND_IMAGE, r->id,
+                             v->vector, v->generation->width, err);
     }
     return rc;
 }

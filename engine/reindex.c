@@ -315,6 +315,7 @@ typedef bool (*wanted_fn)(const l2c_generation *g, const l2c_generation *best);
  * `better` is asked with best NULL first: whether g is eligible at all. */
 static l2cdb_status find_generation(l2cdb *db, wanted_fn better, l2c_generation *out,
                                     const char *none, l2cdb_error *err) {
+    *out = (l2c_generation){ 0 };
     l2c_generation *list = l2c_calloc(LIST_MAX, sizeof *list);
     if (list == NULL) {
         return l2c_fail_nomem(err, LIST_MAX * sizeof *list);

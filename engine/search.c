@@ -88,8 +88,8 @@ static l2cdb_status fill_row(l2cdb *db, const l2c_view *v, const l2cdb_query *q,
             return l2c_fail_nomem(err, width * sizeof *vector);
         }
         row->vector = vector;
-        rc = l2c_vectors_get(db->store, v->generation.id, l2c_target_kind(q->target), row->id,
-                             vector, width, err);
+        rc = l2c_vectors_get(db->store, v->generation.space[l2c_target_kind(q->target)],
+                             l2c_target_kind(q->target), row->id, vector, width, err);
     }
     return rc;
 }

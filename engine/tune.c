@@ -222,11 +222,11 @@ static l2cdb_status load_pairs(tuning *t, l2cdb_error *err) {
         return l2c_fail(err, L2CDB_E_INVALID, "%g of the photos to hold out, expected 0 to 0.9",
                         share);
     }
-    char *source =
-        t->options->pairs_file != NULL ? l2c_captions_source(t->options->pairs_file) : NULL;
+    // By this name ingest has stored where the captions of the file come from.
+    const char *source =
+        t->options->pairs_file != NULL ? l2c_path_base(t->options->pairs_file) : NULL;
     rc = l2c_pair_set_load(&t->pairs, t->db, &t->view->generation, info->image_width,
                            info->text_width, source, share, t->db->options.memory_max / 2, err);
-    l2c_free(source);
     if (rc != L2CDB_OK) {
         return rc;
     }
@@ -453,6 +453,10 @@ static l2cdb_status store_generation(tuning *t, const l2c_heads *heads, l2cdb_er
     g.id = 0;
     g.state = L2C_GENERATION_FILLING;
     g.heads = l2c_heads_fingerprint(heads);
+    // The frozen image head makes the vectors that are there already.
+    bool image_changed = t->options->tune_image_head && t->use_images;
+    g.space[L2C_KIND_IMAGE] = image_changed ? 0 : g.space[L2C_KIND_IMAGE];
+    g.space[L2C_KIND_CAPTION] = 0;
     g.created_at = g.activated_at = 0;
     g.report[0] = '\0';
     l2cdb_status rc = l2c_store_begin(store, err);
@@ -462,8 +466,13 @@ static l2cdb_status store_generation(tuning *t, const l2c_heads *heads, l2cdb_er
     rc = l2c_generations_put(store, &g, err);
     put_ctx p = { .store = store, .generation = g.id, .err = err };
     if (rc == L2CDB_OK) {
-        rc = l2c_heads_visit(heads, put_head, &p, p.rc == L2CDB_OK ? err : NULL);
-        rc = p.rc != L2CDB_OK ? p.rc : rc;
+        l2cdb_error visit_err;
+        rc = l2c_heads_visit(heads, put_head, &p, &visit_err);
+        if (p.rc != L2CDB_OK) { // the visit ended because storing failed, and err says why
+            rc = p.rc;
+        } else if (rc != L2CDB_OK && err != NULL) {
+            *err = visit_err;
+        }
     }
     if (rc == L2CDB_OK) {
         t->report->generation = g.id;

@@ -87,7 +87,7 @@ static l2cdb_status meta_apply(meta_reader *m, json_t **tree, char **meta, l2c_i
  * ------------------------------------------------------------------------------------------------
  */
 
-static l2cdb_status put_row(l2cdb *db, int64_t generation, meta_reader *m, float *v, size_t width,
+static l2cdb_status put_row(l2cdb *db, int64_t space, meta_reader *m, float *v, size_t width,
                             uint64_t row, l2cdb_error *err) {
     if (!l2c_vec_finite(v, width) || !(l2c_vec_normalize(v, width) > 1e-12f)) {
         l2c_fail(err, L2CDB_E_INVALID, "row %llu is zero or not finite and has no direction",
@@ -110,21 +110,21 @@ static l2cdb_status put_row(l2cdb *db, int64_t generation, meta_reader *m, float
         rc = l2c_images_put(db->store, &r, err);
     }
     if (rc == L2CDB_OK) {
-        rc = l2c_vectors_put(db->store, generation, L2C_KIND_IMAGE, r.id, v, width, err);
+        rc = l2c_vectors_put(db->store, space, L2C_KIND_IMAGE, r.id, v, width, err);
     }
     free(meta);
     json_decref(tree);
     return rc;
 }
 
-static l2cdb_status put_batch(l2cdb *db, int64_t generation, meta_reader *m, float *v, size_t n,
+static l2cdb_status put_batch(l2cdb *db, int64_t space, meta_reader *m, float *v, size_t n,
                               size_t width, uint64_t first, l2cdb_error *err) {
     l2cdb_status rc = l2c_store_begin(db->store, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
     for (size_t i = 0; i < n && rc == L2CDB_OK; i++) {
-        rc = put_row(db, generation, m, v + i * width, width, first + i, err);
+        rc = put_row(db, space, m, v + i * width, width, first + i, err);
     }
     if (rc == L2CDB_OK) {
         return l2c_store_commit(db->store, err);
@@ -151,7 +151,7 @@ static l2cdb_status import_rows(l2cdb *db, l2c_npy *in, meta_reader *m, l2c_mete
             rc = l2c_npy_read(in, v, n, err);
         }
         if (rc == L2CDB_OK) {
-            rc = put_batch(db, g.id, m, v, n, in->width, *rows, err);
+            rc = put_batch(db, g.space[L2C_KIND_IMAGE], m, v, n, in->width, *rows, err);
         }
         if (rc == L2CDB_OK) {
             *rows += n;
@@ -247,8 +247,8 @@ static l2cdb_status export_rows(l2cdb *db, const l2c_view *v, l2c_kind kind, npy
                           ? L2CDB_OK
                           : l2c_fail_nomem(err, EXPORT_ROWS * width * sizeof *block);
     while (rc == L2CDB_OK && got > 0) {
-        rc = l2c_vectors_pull(db->store, v->generation.id, kind, width, id, block, EXPORT_ROWS,
-                              &got, last, err);
+        rc = l2c_vectors_pull(db->store, v->generation.space[kind], kind, width, id, block,
+                              EXPORT_ROWS, &got, last, err);
         if (rc == L2CDB_OK && got > 0) {
             rc = l2c_writer_write(&vectors->writer, block, got * width * sizeof *block, err);
             last = id[got - 1];

@@ -19,33 +19,79 @@
 
 static l2cdb_status source_count(void *ctx, size_t *out, l2cdb_error *err) {
     const l2c_view_side *side = ctx;
-    const l2c_view *v = side->view;
-    return l2c_vectors_count(v->db->store, v->generation.id, side->kind, out, err);
+    return l2c_vectors_count(side->db->store, side->space, side->kind, out, err);
 }
 
 static l2cdb_status source_pull(void *ctx, int64_t *ids, float *vectors, size_t max, size_t *got,
                                 int64_t after_id, l2cdb_error *err) {
     const l2c_view_side *side = ctx;
-    const l2c_view *v = side->view;
-    return l2c_vectors_pull(v->db->store, v->generation.id, side->kind, v->generation.width, ids,
-                            vectors, max, got, after_id, err);
+    return l2c_vectors_pull(side->db->store, side->space, side->kind, side->width, ids, vectors,
+                            max, got, after_id, err);
 }
 
 static l2cdb_status source_replay(void *ctx, int64_t *ids, float *vectors, bool *added, size_t max,
                                   size_t *got, int64_t since, int64_t *change, l2cdb_error *err) {
     const l2c_view_side *side = ctx;
-    const l2c_view *v = side->view;
-    return l2c_vectors_replay(v->db->store, v->generation.id, side->kind, v->generation.width, ids,
-                              vectors, added, max, got, since, change, err);
+    return l2c_vectors_replay(side->db->store, side->space, side->kind, side->width, ids, vectors,
+                              added, max, got, since, change, err);
 }
 
 /* ---- Making and freeing
  * ------------------------------------------------------------------------------ */
 
+static void release_side(l2c_view_side *side) {
+    if (side == NULL) {
+        return;
+    }
+    pthread_mutex_lock(&side->db->lock);
+    bool last = --side->references == 0;
+    pthread_mutex_unlock(&side->db->lock);
+    if (last) {
+        l2c_index_close(atomic_load(&side->index));
+        pthread_mutex_destroy(&side->write);
+        l2c_free(side);
+    }
+}
+
+/* The answering view's side if it is of the same space: its index is open and stays so. */
+static l2c_view_side *shared_side(l2cdb *db, int64_t space, l2c_kind kind) {
+    l2c_view_side *side = NULL;
+    pthread_mutex_lock(&db->lock);
+    if (db->view != NULL && db->view->side[kind]->space == space) {
+        side = db->view->side[kind];
+        side->references++;
+    }
+    pthread_mutex_unlock(&db->lock);
+    return side;
+}
+
+static l2c_view_side *get_side(l2cdb *db, const l2c_generation *g, l2c_kind kind) {
+    l2c_view_side *side = g->id != 0 ? shared_side(db, g->space[kind], kind) : NULL;
+    if (side == NULL && (side = l2c_calloc(1, sizeof *side)) != NULL) {
+        *side = (l2c_view_side){ .db = db,
+                                 .kind = kind,
+                                 .space = g->id != 0 ? g->space[kind] : 0,
+                                 .width = g->width,
+                                 .references = 1 };
+        atomic_init(&side->index, NULL);
+        pthread_mutex_init(&side->write, NULL);
+    }
+    return side;
+}
+
+static void free_view(l2c_view *v) {
+    for (int kind = 0; kind < 2; kind++) {
+        release_side(v->side[kind]);
+    }
+    l2c_heads_free(v->heads_own);
+    pthread_mutex_destroy(&v->heads_lock);
+    l2c_free(v);
+}
+
 static l2cdb_status make_view(l2cdb *db, const l2c_generation *g, int64_t change, l2c_view **out,
                               l2cdb_error *err) {
     l2c_view *v = l2c_calloc(1, sizeof *v);
-    *out = v;
+    *out = NULL;
     if (v == NULL) {
         return l2c_fail_nomem(err, sizeof *v);
     }
@@ -53,22 +99,16 @@ static l2cdb_status make_view(l2cdb *db, const l2c_generation *g, int64_t change
     v->generation = *g;
     v->references = 1;
     atomic_init(&v->change, change);
-    pthread_mutex_init(&v->write, NULL);
+    pthread_mutex_init(&v->heads_lock, NULL);
     for (int kind = 0; kind < 2; kind++) {
-        v->side[kind].view = v;
-        v->side[kind].kind = (l2c_kind)kind;
-        atomic_init(&v->side[kind].index, NULL);
+        v->side[kind] = get_side(db, g, (l2c_kind)kind);
     }
+    if (v->side[0] == NULL || v->side[1] == NULL) {
+        free_view(v);
+        return l2c_fail_nomem(err, sizeof **v->side);
+    }
+    *out = v;
     return L2CDB_OK;
-}
-
-static void free_view(l2c_view *v) {
-    for (int kind = 0; kind < 2; kind++) {
-        l2c_index_close(atomic_load(&v->side[kind].index));
-    }
-    l2c_heads_free(v->heads_own);
-    pthread_mutex_destroy(&v->write);
-    l2c_free(v);
 }
 
 void l2c_view_release(l2cdb *db, l2c_view *v) {
@@ -129,7 +169,7 @@ static l2cdb_status apply_changes(l2c_index *ix, const int64_t *ids, const float
 
 static l2cdb_status replay_side(l2c_view_side *side, l2c_index *ix, int64_t target, uint64_t *rows,
                                 l2cdb_error *err) {
-    size_t width = side->view->generation.width;
+    size_t width = side->width;
     int64_t *ids = l2c_alloc(REPLAY_ROWS, sizeof *ids);
     bool *added = l2c_alloc(REPLAY_ROWS, sizeof *added);
     float *vectors = l2c_alloc_aligned(REPLAY_ROWS * width, sizeof *vectors);
@@ -185,14 +225,15 @@ static l2cdb_status catch_up_side(l2c_view_side *side, int64_t target, uint64_t 
 /* Brings the opened indexes of v to `target`; *rows counts what came. */
 static l2cdb_status catch_up(l2c_view *v, int64_t target, uint64_t *rows, l2cdb_error *err) {
     l2cdb_status rc = L2CDB_OK;
-    pthread_mutex_lock(&v->write);
     for (int kind = 0; kind < 2 && rc == L2CDB_OK; kind++) {
-        rc = catch_up_side(&v->side[kind], target, rows, err);
+        pthread_mutex_lock(&v->side[kind]->write);
+        rc = catch_up_side(v->side[kind], target, rows, err);
+        pthread_mutex_unlock(&v->side[kind]->write);
     }
-    if (rc == L2CDB_OK && atomic_load(&v->change) < target) {
-        atomic_store(&v->change, target);
+    int_fast64_t reached = atomic_load(&v->change);
+    while (rc == L2CDB_OK && reached < target &&
+           !atomic_compare_exchange_weak(&v->change, &reached, target)) {
     }
-    pthread_mutex_unlock(&v->write);
     return rc;
 }
 
@@ -303,10 +344,10 @@ static const char *kind_plural(l2c_kind kind) {
     return kind == L2C_KIND_IMAGE ? "images" : "captions";
 }
 
-char *l2c_view_index_path(const l2cdb *db, int64_t generation, l2c_kind kind) {
+char *l2c_view_index_path(const l2cdb *db, int64_t space, l2c_kind kind) {
     l2c_buf b;
     l2c_buf_init(&b);
-    l2c_buf_printf(&b, "%s-g%lld-%s.idx", l2c_store_path(db->store), (long long)generation,
+    l2c_buf_printf(&b, "%s-g%lld-%s.idx", l2c_store_path(db->store), (long long)space,
                    kind_plural(kind));
     return l2c_buf_take(&b);
 }
@@ -324,15 +365,15 @@ l2cdb_status l2c_view_index_params(l2cdb *db, l2c_kind kind, l2c_index_params *o
     return rc;
 }
 
-static l2cdb_status open_index(l2cdb *db, l2c_view *v, l2c_view_side *side, l2cdb_error *err) {
-    l2c_index_config config = { .width = v->generation.width,
-                                .generation = v->generation.id,
+static l2cdb_status open_index(l2cdb *db, l2c_view_side *side, l2cdb_error *err) {
+    l2c_index_config config = { .width = side->width,
+                                .generation = side->space,
                                 .read_only = db->options.read_only,
                                 .source = { .ctx = side,
                                             .count = source_count,
                                             .pull = source_pull,
                                             .replay = source_replay } };
-    char *path = l2c_view_index_path(db, v->generation.id, side->kind);
+    char *path = l2c_view_index_path(db, side->space, side->kind);
     if (path == NULL) {
         return l2c_fail_nomem(err, 0);
     }
@@ -355,18 +396,18 @@ static l2cdb_status open_index(l2cdb *db, l2c_view *v, l2c_view_side *side, l2cd
 
 l2cdb_status l2c_view_index(l2cdb *db, l2c_view *v, l2c_kind kind, l2c_index **out,
                             l2cdb_error *err) {
-    l2c_view_side *side = &v->side[kind];
+    l2c_view_side *side = v->side[kind];
     *out = atomic_load(&side->index);
     if (*out != NULL || v->generation.id == 0) {
         return L2CDB_OK;
     }
     l2cdb_status rc = L2CDB_OK;
-    pthread_mutex_lock(&v->write);
+    pthread_mutex_lock(&side->write);
     if (atomic_load(&side->index) == NULL) {
-        rc = open_index(db, v, side, err);
+        rc = open_index(db, side, err);
     }
     *out = atomic_load(&side->index);
-    pthread_mutex_unlock(&v->write);
+    pthread_mutex_unlock(&side->write);
     return rc;
 }
 
@@ -389,9 +430,9 @@ static void build_side(l2cdb *db, l2c_view_side *side) {
     if (rc == L2CDB_OK) {
         l2c_index_status st;
         l2c_index_get_status(ix, &st);
-        l2c_log(L2CDB_LOG_INFO, "index built of=%s generation=%lld kind=%s rows=%zu s=%.1f",
-                kind_plural(side->kind), (long long)side->view->generation.id,
-                l2c_index_kind_name(st.kind), st.rows, st.build_s);
+        l2c_log(L2CDB_LOG_INFO, "index built of=%s space=%lld kind=%s rows=%zu s=%.1f",
+                kind_plural(side->kind), (long long)side->space, l2c_index_kind_name(st.kind),
+                st.rows, st.build_s);
     } else if (rc != L2CDB_E_CANCELLED) {
         l2c_log(L2CDB_LOG_WARN, "index not built of=%s: %s", kind_plural(side->kind), err.message);
     }
@@ -401,7 +442,7 @@ static void *build_thread(void *ctx) {
     l2c_view *v = ctx;
     l2cdb *db = v->db;
     for (int kind = 0; kind < 2; kind++) {
-        build_side(db, &v->side[kind]);
+        build_side(db, v->side[kind]);
     }
     l2c_view_release(db, v);
     pthread_mutex_lock(&db->build_lock);
@@ -415,7 +456,7 @@ static void *build_thread(void *ctx) {
 void l2c_view_start_build(l2cdb *db, l2c_view *v, bool wanted) {
     bool needed = false;
     for (int kind = 0; kind < 2 && !db->options.read_only; kind++) {
-        l2c_index *ix = atomic_load(&v->side[kind].index);
+        l2c_index *ix = atomic_load(&v->side[kind]->index);
         needed = needed || (ix != NULL && l2c_index_wants_build(ix));
     }
     if (!needed) {
@@ -575,12 +616,12 @@ l2cdb_status l2c_view_heads(l2cdb *db, l2c_view *v, const l2c_heads **out, l2cdb
         *out = own;
         return L2CDB_OK;
     }
-    pthread_mutex_lock(&v->write);
+    pthread_mutex_lock(&v->heads_lock);
     if (v->heads_own == NULL) {
         rc = load_heads(db, v, own, err);
     }
     *out = v->heads_own;
-    pthread_mutex_unlock(&v->write);
+    pthread_mutex_unlock(&v->heads_lock);
     return rc;
 }
 

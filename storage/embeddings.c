@@ -1,24 +1,24 @@
 /* Vectors of generations, and the log by which indexes follow them.
  *
- * Every (generation, kind, item) is in `embedding` with the number of its last change, or in
+ * Every (space, kind, item) is in `embedding` with the number of its last change, or in
  * `removal` with the number of its removal, or was never there; never in both. So the state of a
- * generation at any later change is what it was plus the rows with newer numbers, in their order.
+ * space at any later change is what it was plus the rows with newer numbers, in their order.
  */
 #include "storage/store_conn.h"
 
 #include <string.h>
 
-static l2cdb_status check_key(int64_t generation, int64_t item, l2cdb_error *err) {
-    if (generation < 1 || generation > L2C_GENERATION_MAX || item < 1 || item > L2C_ITEM_MAX) {
-        return l2c_fail(err, L2CDB_E_INVALID, "generation %lld or item %lld is out of range",
-                        (long long)generation, (long long)item);
+static l2cdb_status check_key(int64_t space, int64_t item, l2cdb_error *err) {
+    if (space < 1 || space > L2C_GENERATION_MAX || item < 1 || item > L2C_ITEM_MAX) {
+        return l2c_fail(err, L2CDB_E_INVALID, "space %lld or item %lld is out of range",
+                        (long long)space, (long long)item);
     }
     return L2CDB_OK;
 }
 
-l2cdb_status l2c_vectors_put(l2c_store *s, int64_t generation, l2c_kind kind, int64_t item_id,
+l2cdb_status l2c_vectors_put(l2c_store *s, int64_t space, l2c_kind kind, int64_t item_id,
                              const float *v, size_t width, l2cdb_error *err) {
-    l2cdb_status rc = check_key(generation, item_id, err);
+    l2cdb_status rc = check_key(space, item_id, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
@@ -27,7 +27,7 @@ l2cdb_status l2c_vectors_put(l2c_store *s, int64_t generation, l2c_kind kind, in
     if (rc != L2CDB_OK) {
         return rc;
     }
-    int64_t key = l2c_vector_key(generation, kind, item_id);
+    int64_t key = l2c_vector_key(space, kind, item_id);
     sqlite3_stmt *stmt;
     rc = l2c_store_conn_prepare(w.conn, &stmt, "DELETE FROM removal WHERE id = ?1", err);
     if (rc == L2CDB_OK) {
@@ -48,13 +48,19 @@ l2cdb_status l2c_vectors_put(l2c_store *s, int64_t generation, l2c_kind kind, in
     return l2c_write_end(&w, rc, err);
 }
 
+/* Every space of kind ?1, once. */
+#define SPACES_OF_KIND                                                                             \
+    "SELECT DISTINCT CASE ?1 WHEN 0 THEN image_space ELSE caption_space END AS space"              \
+    " FROM generation"
+
 l2cdb_status l2c_vectors_forget(l2c_store *s, l2c_store_conn *c, l2c_kind kind, int64_t item_id,
                                 l2cdb_error *err) {
     sqlite3_stmt *generations, *log, *stmt;
-    l2cdb_status rc = l2c_store_conn_prepare(
-        c, &generations,
-        "SELECT e.id FROM generation g JOIN embedding e ON e.id = (g.id << 41) | (?1 << 40) | ?2",
-        err);
+    l2cdb_status rc =
+        l2c_store_conn_prepare(c, &generations,
+                               "SELECT e.id FROM (" SPACES_OF_KIND ") g JOIN embedding e"
+                               " ON e.id = (g.space << 41) | (?1 << 40) | ?2",
+                               err);
     if (rc == L2CDB_OK) {
         rc = l2c_store_conn_prepare(
             c, &log, "INSERT OR REPLACE INTO removal(id, change) VALUES(?1, ?2)", err);
@@ -70,10 +76,11 @@ l2cdb_status l2c_vectors_forget(l2c_store *s, l2c_store_conn *c, l2c_kind kind, 
         sqlite3_reset(generations);
     }
     if (rc == L2CDB_OK) {
-        rc = l2c_store_conn_prepare(c, &stmt,
-                                    "DELETE FROM embedding WHERE id IN"
-                                    " (SELECT (g.id << 41) | (?1 << 40) | ?2 FROM generation g)",
-                                    err);
+        rc = l2c_store_conn_prepare(
+            c, &stmt,
+            "DELETE FROM embedding WHERE id IN"
+            " (SELECT (g.space << 41) | (?1 << 40) | ?2 FROM (" SPACES_OF_KIND ") g)",
+            err);
     }
     if (rc == L2CDB_OK) {
         sqlite3_bind_int(stmt, 1, (int)kind);
@@ -94,7 +101,7 @@ l2cdb_status l2c_vectors_forget(l2c_store *s, l2c_store_conn *c, l2c_kind kind, 
     return rc;
 }
 
-l2cdb_status l2c_vectors_remove(l2c_store *s, int64_t generation, l2c_kind kind, int64_t item_id,
+l2cdb_status l2c_vectors_remove(l2c_store *s, int64_t space, l2c_kind kind, int64_t item_id,
                                 l2cdb_error *err) {
     static const char *const statements[] = {
         "INSERT OR REPLACE INTO removal(id, change)"
@@ -110,7 +117,7 @@ l2cdb_status l2c_vectors_remove(l2c_store *s, int64_t generation, l2c_kind kind,
         sqlite3_stmt *stmt;
         rc = l2c_store_conn_prepare(w.conn, &stmt, statements[i], err);
         if (rc == L2CDB_OK) {
-            sqlite3_bind_int64(stmt, 1, l2c_vector_key(generation, kind, item_id));
+            sqlite3_bind_int64(stmt, 1, l2c_vector_key(space, kind, item_id));
             if (i == 0) {
                 sqlite3_bind_int64(stmt, 2, l2c_write_change(s));
             }
@@ -132,9 +139,9 @@ static l2cdb_status copy_vector(float *out, sqlite3_stmt *stmt, int column, size
     return L2CDB_OK;
 }
 
-l2cdb_status l2c_vectors_get(l2c_store *s, int64_t generation, l2c_kind kind, int64_t item_id,
-                             float *v, size_t width, l2cdb_error *err) {
-    l2cdb_status rc = check_key(generation, item_id, err);
+l2cdb_status l2c_vectors_get(l2c_store *s, int64_t space, l2c_kind kind, int64_t item_id, float *v,
+                             size_t width, l2cdb_error *err) {
+    l2cdb_status rc = check_key(space, item_id, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
@@ -143,7 +150,7 @@ l2cdb_status l2c_vectors_get(l2c_store *s, int64_t generation, l2c_kind kind, in
     if (rc != L2CDB_OK) {
         return rc;
     }
-    int64_t key = l2c_vector_key(generation, kind, item_id);
+    int64_t key = l2c_vector_key(space, kind, item_id);
     sqlite3_stmt *stmt;
     rc = l2c_store_conn_prepare(c, &stmt, "SELECT vector FROM embedding WHERE id = ?1", err);
     if (rc == L2CDB_OK) {
@@ -152,9 +159,9 @@ l2cdb_status l2c_vectors_get(l2c_store *s, int64_t generation, l2c_kind kind, in
         if (step == SQLITE_ROW) {
             rc = copy_vector(v, stmt, 0, width, key, err);
         } else if (step == SQLITE_DONE) {
-            rc = l2c_fail(err, L2CDB_E_NOTFOUND, "%s %lld has no vector in generation %lld",
+            rc = l2c_fail(err, L2CDB_E_NOTFOUND, "%s %lld has no vector in space %lld",
                           kind == L2C_KIND_IMAGE ? "photo" : "caption", (long long)item_id,
-                          (long long)generation);
+                          (long long)space);
         } else {
             rc = l2c_sqlite_fail(err, c->db, step, "reading a vector");
         }
@@ -166,7 +173,7 @@ l2cdb_status l2c_vectors_get(l2c_store *s, int64_t generation, l2c_kind kind, in
 
 /* Counts in the index by change number: it holds the keys without the vectors, a hundredth of the
  * pages. */
-l2cdb_status l2c_vectors_count(l2c_store *s, int64_t generation, l2c_kind kind, size_t *count,
+l2cdb_status l2c_vectors_count(l2c_store *s, int64_t space, l2c_kind kind, size_t *count,
                                l2cdb_error *err) {
     *count = 0;
     l2c_store_conn *c;
@@ -180,8 +187,8 @@ l2cdb_status l2c_vectors_count(l2c_store *s, int64_t generation, l2c_kind kind, 
                                 " WHERE change >= 0 AND +id BETWEEN ?1 AND ?2",
                                 err);
     if (rc == L2CDB_OK) {
-        sqlite3_bind_int64(stmt, 1, l2c_vector_key(generation, kind, 0));
-        sqlite3_bind_int64(stmt, 2, l2c_vector_key(generation, kind, L2C_ITEM_MAX));
+        sqlite3_bind_int64(stmt, 1, l2c_vector_key(space, kind, 0));
+        sqlite3_bind_int64(stmt, 2, l2c_vector_key(space, kind, L2C_ITEM_MAX));
         int step = sqlite3_step(stmt);
         if (step == SQLITE_ROW) {
             *count = (size_t)sqlite3_column_int64(stmt, 0);
@@ -194,7 +201,7 @@ l2cdb_status l2c_vectors_count(l2c_store *s, int64_t generation, l2c_kind kind, 
     return rc;
 }
 
-l2cdb_status l2c_vectors_pull(l2c_store *s, int64_t generation, l2c_kind kind, size_t width,
+l2cdb_status l2c_vectors_pull(l2c_store *s, int64_t space, l2c_kind kind, size_t width,
                               int64_t *ids, float *v, size_t max, size_t *got, int64_t after_id,
                               l2cdb_error *err) {
     *got = 0;
@@ -209,8 +216,8 @@ l2cdb_status l2c_vectors_pull(l2c_store *s, int64_t generation, l2c_kind kind, s
                                 " ORDER BY id LIMIT ?3",
                                 err);
     if (rc == L2CDB_OK) {
-        sqlite3_bind_int64(stmt, 1, l2c_vector_key(generation, kind, after_id < 0 ? 0 : after_id));
-        sqlite3_bind_int64(stmt, 2, l2c_vector_key(generation, kind, L2C_ITEM_MAX));
+        sqlite3_bind_int64(stmt, 1, l2c_vector_key(space, kind, after_id < 0 ? 0 : after_id));
+        sqlite3_bind_int64(stmt, 2, l2c_vector_key(space, kind, L2C_ITEM_MAX));
         sqlite3_bind_int64(stmt, 3, (int64_t)max);
         int step = SQLITE_DONE;
         while (rc == L2CDB_OK && (step = sqlite3_step(stmt)) == SQLITE_ROW) {
@@ -288,7 +295,7 @@ static l2cdb_status read_changes(l2c_store_conn *c, sqlite3_stmt *stmt, size_t w
     return L2CDB_OK;
 }
 
-l2cdb_status l2c_vectors_replay(l2c_store *s, int64_t generation, l2c_kind kind, size_t width,
+l2cdb_status l2c_vectors_replay(l2c_store *s, int64_t space, l2c_kind kind, size_t width,
                                 int64_t *ids, float *v, bool *added, size_t max, size_t *got,
                                 int64_t since, int64_t *change, l2cdb_error *err) {
     *got = 0;
@@ -311,8 +318,8 @@ l2cdb_status l2c_vectors_replay(l2c_store *s, int64_t generation, l2c_kind kind,
     }
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, since);
-        sqlite3_bind_int64(stmt, 2, l2c_vector_key(generation, kind, 0));
-        sqlite3_bind_int64(stmt, 3, l2c_vector_key(generation, kind, L2C_ITEM_MAX));
+        sqlite3_bind_int64(stmt, 2, l2c_vector_key(space, kind, 0));
+        sqlite3_bind_int64(stmt, 3, l2c_vector_key(space, kind, L2C_ITEM_MAX));
         sqlite3_bind_int64(stmt, 4, (int64_t)max + 1); // one more tells whether it ends in a change
         rc = read_changes(c, stmt, width, ids, v, added, max, got, change, err);
         sqlite3_reset(stmt);

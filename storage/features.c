@@ -207,9 +207,9 @@ l2cdb_status l2c_features_missing(l2c_store *s, l2c_kind kind, const l2c_hash *t
     return rc;
 }
 
-l2cdb_status l2c_vectors_missing(l2c_store *s, int64_t generation, l2c_kind kind,
-                                 const l2c_hash *trunk, int64_t *ids, size_t max, size_t *got,
-                                 int64_t after_id, l2cdb_error *err) {
+l2cdb_status l2c_vectors_missing(l2c_store *s, int64_t space, l2c_kind kind, const l2c_hash *trunk,
+                                 int64_t *ids, size_t max, size_t *got, int64_t after_id,
+                                 l2cdb_error *err) {
     *got = 0;
     l2c_store_conn *c;
     l2cdb_status rc = l2c_reader_get(s, &c, err);
@@ -232,7 +232,7 @@ l2cdb_status l2c_vectors_missing(l2c_store *s, int64_t generation, l2c_kind kind
     if (rc == L2CDB_OK && stmt != NULL) {
         sqlite3_bind_int64(stmt, 1, feature_key(id, after_id));
         sqlite3_bind_int64(stmt, 2, feature_key(id, L2C_ITEM_MAX));
-        sqlite3_bind_int64(stmt, 3, l2c_vector_key(generation, kind, 0));
+        sqlite3_bind_int64(stmt, 3, l2c_vector_key(space, kind, 0));
         sqlite3_bind_int64(stmt, 4, (int64_t)max);
         rc = collect_ids(c, stmt, ids, got, "looking for missing vectors", err);
     }

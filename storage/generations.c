@@ -10,7 +10,7 @@ static const char *const state_names[] = { "filling", "ready", "active", "retire
 
 #define SELECT_GENERATION                                                                          \
     "SELECT id, parent, state, image_trunk, text_trunk, heads, width, model, label, report,"       \
-    " created_at, activated_at FROM generation "
+    " created_at, activated_at, image_space, caption_space FROM generation "
 
 static void bind_hash(sqlite3_stmt *stmt, int i, const l2c_hash *h) {
     static const l2c_hash zero;
@@ -55,6 +55,8 @@ static l2cdb_status read_generation(sqlite3_stmt *stmt, l2c_generation *g, l2cdb
     read_text(stmt, 9, g->report, sizeof g->report);
     g->created_at = sqlite3_column_int64(stmt, 10);
     g->activated_at = sqlite3_column_int64(stmt, 11);
+    g->space[L2C_KIND_IMAGE] = sqlite3_column_int64(stmt, 12);
+    g->space[L2C_KIND_CAPTION] = sqlite3_column_int64(stmt, 13);
     return L2CDB_OK;
 }
 
@@ -114,13 +116,29 @@ l2cdb_status l2c_generations_list(l2c_store *s, l2c_generation *out, size_t max,
     return read_many(s, SELECT_GENERATION "ORDER BY id", 0, out, max, count, err);
 }
 
+/* A new generation knows its number, and so its own spaces, only when its row is there. */
+static l2cdb_status put_spaces(l2c_store_conn *c, l2c_generation *g, l2cdb_error *err) {
+    sqlite3_stmt *stmt;
+    l2cdb_status rc = l2c_store_conn_prepare(
+        c, &stmt, "UPDATE generation SET image_space = ?2, caption_space = ?3 WHERE id = ?1", err);
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    sqlite3_bind_int64(stmt, 1, g->id);
+    for (int kind = 0; kind < 2; kind++) {
+        g->space[kind] = g->space[kind] != 0 ? g->space[kind] : g->id;
+        sqlite3_bind_int64(stmt, 2 + kind, g->space[kind]);
+    }
+    return l2c_store_conn_run(c, stmt, "storing a generation", err);
+}
+
 static l2cdb_status put_row(l2c_store_conn *c, l2c_generation *g, l2cdb_error *err) {
     sqlite3_stmt *stmt;
     l2cdb_status rc = l2c_store_conn_prepare(
         c, &stmt,
         "INSERT INTO generation(id, parent, state, image_trunk, text_trunk, heads, width, model,"
-        " label, report, created_at, activated_at)"
-        " VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12) ON CONFLICT(id) DO UPDATE SET"
+        " label, report, created_at, activated_at, image_space, caption_space)"
+        " VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,0,0) ON CONFLICT(id) DO UPDATE SET"
         " parent=?2, state=?3, image_trunk=?4, text_trunk=?5, heads=?6, width=?7, model=?8,"
         " label=?9, report=?10, created_at=?11, activated_at=?12",
         err);
@@ -149,7 +167,7 @@ static l2cdb_status put_row(l2c_store_conn *c, l2c_generation *g, l2cdb_error *e
     if (g->id == 0) {
         g->id = sqlite3_last_insert_rowid(c->db);
     }
-    return rc;
+    return rc == L2CDB_OK ? put_spaces(c, g, err) : rc;
 }
 
 l2cdb_status l2c_generations_put(l2c_store *s, l2c_generation *g, l2cdb_error *err) {
@@ -161,7 +179,7 @@ l2cdb_status l2c_generations_put(l2c_store *s, l2c_generation *g, l2cdb_error *e
     if (rc != L2CDB_OK) {
         return rc;
     }
-    int64_t id = g->id;
+    const l2c_generation before = *g;
     if (g->created_at == 0) {
         g->created_at = (int64_t)time(NULL);
     }
@@ -169,7 +187,7 @@ l2cdb_status l2c_generations_put(l2c_store *s, l2c_generation *g, l2cdb_error *e
     l2c_write_change(s); // who holds a view looks at the generations again
     rc = l2c_write_end(&w, rc, err);
     if (rc != L2CDB_OK) {
-        g->id = id;
+        *g = before;
     }
     return rc;
 }
@@ -213,6 +231,28 @@ l2cdb_status l2c_generations_activate(l2c_store *s, int64_t id, l2cdb_error *err
     return l2c_write_end(&w, rc, err);
 }
 
+/* The vectors of a space, unless a generation that is left has it. */
+static l2cdb_status drop_space(l2c_store_conn *c, int64_t space, int kind, l2cdb_error *err) {
+#define IN_SPACE                                                                                   \
+    " WHERE id >= (?1 << 41 | ?2 << 40) AND id < (?1 << 41 | ?2 << 40) + (1 << 40)"                \
+    " AND NOT EXISTS (SELECT 1 FROM generation WHERE"                                              \
+    "  ?1 = CASE ?2 WHEN 0 THEN image_space ELSE caption_space END)"
+    static const char *const statements[] = { "DELETE FROM embedding" IN_SPACE,
+                                              "DELETE FROM removal" IN_SPACE };
+#undef IN_SPACE
+    l2cdb_status rc = L2CDB_OK;
+    for (size_t i = 0; i < 2 && rc == L2CDB_OK; i++) {
+        sqlite3_stmt *stmt;
+        rc = l2c_store_conn_prepare(c, &stmt, statements[i], err);
+        if (rc == L2CDB_OK) {
+            sqlite3_bind_int64(stmt, 1, space);
+            sqlite3_bind_int(stmt, 2, kind);
+            rc = l2c_store_conn_run(c, stmt, "dropping vectors", err);
+        }
+    }
+    return rc;
+}
+
 l2cdb_status l2c_generations_drop(l2c_store *s, int64_t id, l2cdb_error *err) {
     l2c_write w;
     l2cdb_status rc = l2c_write_begin(&w, s, err);
@@ -226,18 +266,19 @@ l2cdb_status l2c_generations_drop(l2c_store *s, int64_t id, l2cdb_error *err) {
         rc = l2c_hint(err, "switch to another one before dropping it");
     }
     static const char *const statements[] = {
-        "DELETE FROM embedding WHERE id >= ?1 << 41 AND id < (?1 + 1) << 41",
-        "DELETE FROM removal WHERE id >= ?1 << 41 AND id < (?1 + 1) << 41",
         "DELETE FROM head WHERE generation = ?1",
         "DELETE FROM generation WHERE id = ?1",
     };
-    for (size_t i = 0; i < 4 && rc == L2CDB_OK; i++) {
+    for (size_t i = 0; i < 2 && rc == L2CDB_OK; i++) {
         sqlite3_stmt *stmt;
         rc = l2c_store_conn_prepare(w.conn, &stmt, statements[i], err);
         if (rc == L2CDB_OK) {
             sqlite3_bind_int64(stmt, 1, id);
             rc = l2c_store_conn_run(w.conn, stmt, "dropping a generation", err);
         }
+    }
+    for (int kind = 0; kind < 2 && rc == L2CDB_OK; kind++) {
+        rc = drop_space(w.conn, g.space[kind], kind, err);
     }
     l2c_write_change(s);
     return l2c_write_end(&w, rc, err);

@@ -62,7 +62,9 @@ static const char *const migrations[] = {
     "CREATE TABLE generation("
     "  id INTEGER PRIMARY KEY AUTOINCREMENT, parent INTEGER,"
     "  state TEXT NOT NULL CHECK(state IN ('filling', 'ready', 'active', 'retired')),"
-    "  image_trunk BLOB, text_trunk BLOB, heads BLOB, width INTEGER NOT NULL,"
+    "  image_trunk BLOB, text_trunk BLOB, heads BLOB,"
+    "  image_space INTEGER NOT NULL, caption_space INTEGER NOT NULL," // whose vectors it has
+    "  width INTEGER NOT NULL,"
     "  model TEXT NOT NULL, label TEXT NOT NULL, report TEXT NOT NULL,"
     "  created_at INTEGER NOT NULL, activated_at INTEGER);"
     "CREATE UNIQUE INDEX generation_active ON generation(state) WHERE state = 'active';"
@@ -72,9 +74,9 @@ static const char *const migrations[] = {
     "  PRIMARY KEY(generation, name));"
 
     "CREATE TABLE embedding("
-    "  id INTEGER PRIMARY KEY," // generation << 41 | kind << 40 | item
+    "  id INTEGER PRIMARY KEY," // space << 41 | kind << 40 | item
     "  change INTEGER NOT NULL, vector BLOB NOT NULL,"
-    "  generation INTEGER GENERATED ALWAYS AS (id >> 41) VIRTUAL,"
+    "  space INTEGER GENERATED ALWAYS AS (id >> 41) VIRTUAL,"
     "  kind INTEGER GENERATED ALWAYS AS ((id >> 40) & 1) VIRTUAL,"
     "  item_id INTEGER GENERATED ALWAYS AS (id & 1099511627775) VIRTUAL);"
     "CREATE INDEX embedding_by_change ON embedding(change);"

@@ -337,8 +337,9 @@ l2cdb_status l2c_store_check(l2c_store *s, finding_fn finding, void *ctx, l2cdb_
         { "SELECT 'row ' || rowid || ' of ' || \"table\" || ' refers to a missing ' || parent"
           " FROM pragma_foreign_key_check",
           "foreign key" },
-        { "SELECT 'vector ' || id FROM embedding e WHERE (id >> 41) NOT IN"
-          " (SELECT id FROM generation) LIMIT 100",
+        { "SELECT 'vector ' || id FROM embedding e WHERE NOT EXISTS (SELECT 1 FROM generation g "
+          "WHERE"
+          " e.space = CASE e.kind WHEN 0 THEN g.image_space ELSE g.caption_space END) LIMIT 100",
           "vector of no generation" },
         { "SELECT path FROM image_path p WHERE NOT EXISTS"
           " (SELECT 1 FROM image i WHERE i.id = p.image_id) LIMIT 100",

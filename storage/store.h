@@ -40,6 +40,8 @@ const char *l2c_store_path(const l2c_store *s);
 l2cdb_status l2c_store_begin(l2c_store *s, l2cdb_error *err);
 l2cdb_status l2c_store_commit(l2c_store *s, l2cdb_error *err);
 void l2c_store_rollback(l2c_store *s);
+/* This thread has a transaction open: writing calls join it, l2c_store_begin would fail. */
+bool l2c_store_in_transaction(const l2c_store *s);
 
 /* The last committed change number, seen across processes; cheap enough for every query. */
 l2cdb_status l2c_store_change(l2c_store *s, int64_t *change, l2cdb_error *err);
@@ -157,6 +159,9 @@ typedef struct l2c_generation {
     int64_t parent; /* 0: none */
     l2c_generation_state state;
     l2c_hash image_trunk, text_trunk, heads; /* zero for imported vectors */
+    /* By l2c_kind: the generation that first made these vectors, its own id or that of an older one
+     * whose head for this kind is the same. 0 in a new one: its own. */
+    int64_t space[2];
     size_t width;
     char model[512]; /* path or "" for the built-in one; "external" for imported vectors */
     char label[128];
@@ -172,7 +177,7 @@ l2cdb_status l2c_generations_list(l2c_store *s, l2c_generation *out, size_t max,
                                   l2cdb_error *err);
 /* One transaction: g becomes active, the active one retired. */
 l2cdb_status l2c_generations_activate(l2c_store *s, int64_t id, l2cdb_error *err);
-/* Not the active one. Removes its vectors and heads. */
+/* Not the active one. Removes its heads, and the vectors that no other generation shares. */
 l2cdb_status l2c_generations_drop(l2c_store *s, int64_t id, l2cdb_error *err);
 
 /* Heads of a tuned generation: named f32 tensors. */
@@ -184,27 +189,27 @@ typedef l2cdb_status (*l2c_heads_row_fn)(void *ctx, const char *name, const size
 l2cdb_status l2c_heads_each(l2c_store *s, int64_t generation, l2c_heads_row_fn fn, void *ctx,
                             l2cdb_error *err);
 
-/* ---- Vectors: unit, one a (generation, item) ---- */
+/* ---- Vectors: unit, one a (space, item); a generation names its space of each kind ---- */
 
-l2cdb_status l2c_vectors_put(l2c_store *s, int64_t generation, l2c_kind kind, int64_t item_id,
+l2cdb_status l2c_vectors_put(l2c_store *s, int64_t space, l2c_kind kind, int64_t item_id,
                              const float *v, size_t width, l2cdb_error *err);
-l2cdb_status l2c_vectors_get(l2c_store *s, int64_t generation, l2c_kind kind, int64_t item_id,
-                             float *v, size_t width, l2cdb_error *err);
+l2cdb_status l2c_vectors_get(l2c_store *s, int64_t space, l2c_kind kind, int64_t item_id, float *v,
+                             size_t width, l2cdb_error *err);
 /* Removes one vector and logs it. */
-l2cdb_status l2c_vectors_remove(l2c_store *s, int64_t generation, l2c_kind kind, int64_t item_id,
+l2cdb_status l2c_vectors_remove(l2c_store *s, int64_t space, l2c_kind kind, int64_t item_id,
                                 l2cdb_error *err);
-l2cdb_status l2c_vectors_count(l2c_store *s, int64_t generation, l2c_kind kind, size_t *count,
+l2cdb_status l2c_vectors_count(l2c_store *s, int64_t space, l2c_kind kind, size_t *count,
                                l2cdb_error *err);
-l2cdb_status l2c_vectors_pull(l2c_store *s, int64_t generation, l2c_kind kind, size_t width,
+l2cdb_status l2c_vectors_pull(l2c_store *s, int64_t space, l2c_kind kind, size_t width,
                               int64_t *ids, float *v, size_t max, size_t *got, int64_t after_id,
                               l2cdb_error *err);
-/* Items with a feature of `trunk` and no vector in the generation, ascending. */
-l2cdb_status l2c_vectors_missing(l2c_store *s, int64_t generation, l2c_kind kind,
-                                 const l2c_hash *trunk, int64_t *ids, size_t max, size_t *got,
-                                 int64_t after_id, l2cdb_error *err);
+/* Items with a feature of `trunk` and no vector in the space, ascending. */
+l2cdb_status l2c_vectors_missing(l2c_store *s, int64_t space, l2c_kind kind, const l2c_hash *trunk,
+                                 int64_t *ids, size_t max, size_t *got, int64_t after_id,
+                                 l2cdb_error *err);
 /* Changes newer than `since` in order of change number; semantics of index.h's replay. A batch
  * never ends inside one change number, so max must be at least L2C_CHANGE_ROWS. */
-l2cdb_status l2c_vectors_replay(l2c_store *s, int64_t generation, l2c_kind kind, size_t width,
+l2cdb_status l2c_vectors_replay(l2c_store *s, int64_t space, l2c_kind kind, size_t width,
                                 int64_t *ids, float *v, bool *added, size_t max, size_t *got,
                                 int64_t since, int64_t *change, l2cdb_error *err);
 /* The removal log up to `change` is no longer needed by any index. */

@@ -9,14 +9,25 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
-static bool disk_is_full(sqlite3 *db, int rc) {
-    if (rc == SQLITE_FULL) {
+/* SQLite says FULL for ENOSPC alone; a write beyond a size limit or into a file system without a
+ * free block is the same to the user, and its errno does not always reach us. */
+static bool disk_is_full(sqlite3 *db, int rc, const char *file) {
+    if ((rc & 0xFF) == SQLITE_FULL) {
         return true;
     }
+    if (rc != SQLITE_IOERR_WRITE) {
+        return false;
+    }
     int e = db != NULL ? sqlite3_system_errno(db) : 0;
-    return rc == SQLITE_IOERR && (e == ENOSPC || e == EDQUOT || e == EFBIG);
+    struct statvfs fs;
+    struct rlimit limit;
+    return e == ENOSPC || e == EDQUOT || e == EFBIG ||
+           (statvfs(file, &fs) == 0 && fs.f_bavail == 0) ||
+           (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY);
 }
 
 l2cdb_status l2c_sqlite_fail(l2cdb_error *err, sqlite3 *db, int rc, const char *what) {
@@ -24,7 +35,7 @@ l2cdb_status l2c_sqlite_fail(l2cdb_error *err, sqlite3 *db, int rc, const char *
     const char *text = db != NULL ? sqlite3_errmsg(db) : sqlite3_errstr(rc);
     file = file != NULL ? file : "database";
     int code = rc & 0xFF;
-    if (disk_is_full(db, code)) {
+    if (disk_is_full(db, rc, file)) {
         l2c_fail(err, L2CDB_E_FULL, "%s: disk full while %s", file, what);
         return l2c_hint(err, "free space there and run again; everything acknowledged is kept");
     }
@@ -53,8 +64,8 @@ l2cdb_status l2c_sqlite_fail(l2cdb_error *err, sqlite3 *db, int rc, const char *
     case SQLITE_CANTOPEN:
         return l2c_fail(err, L2CDB_E_IO, "%s: cannot be opened while %s: %s", file, what, text);
     case SQLITE_IOERR:
-        return l2c_fail(err, L2CDB_E_IO, "%s: %s while %s (%s)", file, text, what,
-                        strerror(db != NULL ? sqlite3_system_errno(db) : EIO));
+        l2c_fail(err, L2CDB_E_IO, "%s: %s while %s (SQLite code %d)", file, text, what, rc);
+        return l2c_hint(err, "check the disk, its free space and your quota");
     case SQLITE_TOOBIG:
         return l2c_fail(err, L2CDB_E_LIMIT, "%s: value too large while %s", file, what);
     default:
@@ -219,8 +230,12 @@ static uintptr_t this_thread(void) {
     return (uintptr_t)&mark;
 }
 
-static bool owns_transaction(l2c_store *s) {
+static bool owns_transaction(const l2c_store *s) {
     return atomic_load(&s->owner) == this_thread();
+}
+
+bool l2c_store_in_transaction(const l2c_store *s) {
+    return owns_transaction(s);
 }
 
 l2cdb_status l2c_reader_get(l2c_store *s, l2c_store_conn **out, l2cdb_error *err) {

@@ -73,19 +73,19 @@ l2cdb_status l2c_write_end(l2c_write *w, l2cdb_status rc, l2cdb_error *err);
 /* The change number for one more altered row of the open transaction. */
 int64_t l2c_write_change(l2c_store *s);
 
-/* Keys of vectors: (generation, kind, item) in one integer, so that one b-tree in key order serves
- * both lookups and pulls. 22 bits of generation, 1 of kind, 40 of item. */
+/* Keys of vectors: (space, kind, item) in one integer, so that one b-tree in key order serves
+ * both lookups and pulls. 22 bits of space, 1 of kind, 40 of item. */
 #define L2C_ITEM_BITS 40
 #define L2C_ITEM_MAX (((int64_t)1 << L2C_ITEM_BITS) - 1)
 #define L2C_GENERATION_MAX (((int64_t)1 << 22) - 1)
-static inline int64_t l2c_vector_key(int64_t generation, l2c_kind kind, int64_t item) {
-    return (generation << (L2C_ITEM_BITS + 1)) | ((int64_t)kind << L2C_ITEM_BITS) | item;
+static inline int64_t l2c_vector_key(int64_t space, l2c_kind kind, int64_t item) {
+    return (space << (L2C_ITEM_BITS + 1)) | ((int64_t)kind << L2C_ITEM_BITS) | item;
 }
 static inline int64_t l2c_key_item(int64_t key) {
     return key & L2C_ITEM_MAX;
 }
 
-/* Removes an item's vectors of every generation and notes it in the removal log, and its
+/* Removes an item's vectors of every space and notes it in the removal log, and its
  * features. */
 l2cdb_status l2c_vectors_forget(l2c_store *s, l2c_store_conn *c, l2c_kind kind, int64_t item_id,
                                 l2cdb_error *err);
