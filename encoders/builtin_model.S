@@ -1,5 +1,6 @@
-/* The default model, l2c-mini, inside the program: the bytes of encoders/l2c-mini as they are. The
- * build passes the folder's path. Weights begin at a page so that they are mapped, not copied. */
+/* The default model, l2c-mini, inside the program: the bytes of encoders/l2c-mini as they are, except
+ * that its tokenizer is compiled. The build passes the files' paths. Each begins at a page, so that
+ * weights are mapped when they are read and not before. */
     .section .rodata
 
     .macro embed name, file
@@ -20,5 +21,6 @@
     embed l2c_mini_vision_weights, L2C_MINI_VISION_WEIGHTS
     embed l2c_mini_vision_config, L2C_MINI_VISION_CONFIG
     embed l2c_mini_pixels, L2C_MINI_PIXELS
+    embed l2c_mini_fingerprints, L2C_MINI_FINGERPRINTS
 
     .section .note.GNU-stack, "", @progbits
