@@ -230,7 +230,7 @@ static l2cdb_status choose(ingest *j, const found_file *f, int64_t *id, choice *
     } else if (same && known.failed && !j->options->retry_failed) {
         tell(j, f->path, L2CDB_FILE_SKIPPED,
              "failed before and has not changed since (retry_failed tries again)");
-    } else if (age_s < j->options->settle_s) {
+    } else if (j->options->settle_s > 0 && age_s < j->options->settle_s) {
         tell(j, f->path, L2CDB_FILE_SKIPPED, "still being written (changed just now)");
     } else {
         *out = CHOICE_READ;
