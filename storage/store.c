@@ -84,6 +84,10 @@ const char *l2c_store_path(const l2c_store *s) {
     return s->path;
 }
 
+void l2c_store_describe(l2c_buf *out) {
+    l2c_buf_printf(out, "sqlite %s", sqlite3_libversion());
+}
+
 /* ---- Small values
  * -------------------------------------------------------------------------------- */
 
