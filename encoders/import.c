@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "encoders/blocks.h"
 #include "encoders/bundle_file.h"
 #include "encoders/layers.h"
 #include "encoders/layout.h"
@@ -50,16 +51,27 @@ static bool is_linear(const l2c_tensor *t) {
     return t->ndim == 2 && ends_with(t->name, ".weight") && !is_table(t->name);
 }
 
+/* A Linear that is not multiplied in int8 even in an int8 model. */
+static bool is_spared(const l2c_tensor *t) {
+    char prefix[192];
+    snprintf(prefix, sizeof prefix, "%.*s", (int)(strlen(t->name) - strlen(".weight")), t->name);
+    return l2c_linear_policy(L2C_PRECISION_INT8, prefix) != L2C_PRECISION_INT8;
+}
+
 /* Type in the bundle. f32 means "as it was": nothing is lost and nothing padded. Heads are small,
  * are what training starts from, and keep their type in every precision. */
 static l2c_dtype stored_type(const importer *im, const l2c_tensor *t, bool trunk) {
     if (!trunk || im->precision == L2C_PRECISION_F32) {
         return t->dtype;
     }
-    if (is_linear(t)) {
-        return im->precision == L2C_PRECISION_INT8 ? L2C_DTYPE_I8 : L2C_DTYPE_BF16;
+    if (is_linear(t) && im->precision == L2C_PRECISION_BF16) {
+        return L2C_DTYPE_BF16;
     }
-    return is_table(t->name) && t->dtype == L2C_DTYPE_F32 ? L2C_DTYPE_BF16 : t->dtype;
+    if (is_linear(t) && !is_spared(t)) {
+        return L2C_DTYPE_I8;
+    }
+    bool halve = is_table(t->name) || is_linear(t);
+    return halve && t->dtype == L2C_DTYPE_F32 ? L2C_DTYPE_BF16 : t->dtype;
 }
 
 /* ---- One file of tensors --------------------------------------------------------------------- */
