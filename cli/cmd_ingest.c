@@ -135,23 +135,24 @@ static void print_json(const l2cdb_ingest_report *r) {
     fputc('\n', stdout);
 }
 
-static void say_part(const char *what, uint64_t n) {
+// ", 3 captions"; nothing for none.
+static void say_part(uint64_t n, const char *one, const char *many) {
     char count[32];
     if (n > 0) {
-        printf(", %s %s", l2c_progress_count(count, n), what);
+        printf(", %s %s", l2c_progress_count(count, n), n == 1 ? one : many);
     }
 }
 
 static void print_summary(const l2cdb_ingest_report *r, uint64_t failures) {
     char count[32], duration[32];
-    printf("%s photos added", l2c_progress_count(count, r->added));
-    say_part("updated", r->updated);
-    say_part("unchanged", r->unchanged);
-    say_part("duplicates", r->duplicates);
-    say_part("skipped", r->skipped);
-    say_part("unreadable", r->failed);
-    say_part("forgotten", r->pruned);
-    say_part("captions", r->captions_added);
+    printf("%s %s added", l2c_progress_count(count, r->added), r->added == 1 ? "photo" : "photos");
+    say_part(r->updated, "updated", "updated");
+    say_part(r->unchanged, "unchanged", "unchanged");
+    say_part(r->duplicates, "duplicate", "duplicates");
+    say_part(r->skipped, "skipped", "skipped");
+    say_part(r->failed, "unreadable", "unreadable");
+    say_part(r->pruned, "forgotten", "forgotten");
+    say_part(r->captions_added, "caption", "captions");
     printf(" in %s", l2c_progress_duration(duration, r->seconds));
     uint64_t encoded = r->added + r->updated;
     if (encoded > 0 && r->seconds > 0) {

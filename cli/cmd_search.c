@@ -217,20 +217,26 @@ static void say_timings(const l2cdb_results *results) {
             t->encode_ms, t->search_ms, t->fetch_ms, t->plan, colour ? "\033[0m" : "");
 }
 
-static int ask(l2cdb *db, const l2cdb_query *q, face_kind face, l2c_render *table, int64_t query,
+// *table is made by the first question that was answered, so that an error is not below a header.
+static int ask(l2cdb *db, const l2cdb_query *q, face_kind face, l2c_render **table, int64_t query,
                size_t width) {
     l2cdb_results *results;
     l2cdb_error err;
     if (l2cdb_search(db, q, &results, &err) != L2CDB_OK) {
         return l2c_session_fail(&err);
     }
+    bool tabular = (face == FACE_TABLE || face == FACE_JSON) && l2cdb_results_count(results) > 0;
+    if (tabular && *table == NULL && (*table = new_table(face, query >= 0)) == NULL) {
+        l2cdb_results_free(results);
+        return l2c_session_error(NULL, "out of memory");
+    }
     bool ok = true;
     switch (face) {
     case FACE_TABLE:
-        ok = print_rows(table, results, query);
+        ok = print_rows(*table, results, query);
         break;
     case FACE_JSON:
-        ok = print_json(table, results, query, width);
+        ok = print_json(*table, results, query, width);
         break;
     case FACE_FILES:
         ok = print_files(results);
@@ -251,7 +257,7 @@ static int ask(l2cdb *db, const l2cdb_query *q, face_kind face, l2c_render *tabl
 
 // Every row of the file with the terms of the command line added.
 static int ask_vectors(l2cdb *db, l2cdb_query *q, l2cdb_term *terms, face_kind face,
-                       l2c_render *table, size_t width) {
+                       l2c_render **table, size_t width) {
     float *vectors;
     size_t rows, columns;
     l2cdb_error err;
@@ -297,14 +303,8 @@ static int search(l2cdb *db, l2cdb_term *terms, size_t terms_count) {
     }
     face_kind face = chosen_face();
     l2c_render *table = NULL;
-    if (face == FACE_TABLE || face == FACE_JSON) {
-        table = new_table(face, o.vector != NULL);
-        if (table == NULL) {
-            return l2c_session_error(NULL, "out of memory");
-        }
-    }
-    int rc = o.vector != NULL ? ask_vectors(db, &q, terms, face, table, width)
-                              : ask(db, &q, face, table, -1, width);
+    int rc = o.vector != NULL ? ask_vectors(db, &q, terms, face, &table, width)
+                              : ask(db, &q, face, &table, -1, width);
     if (table != NULL && !l2c_render_end(table) && rc == L2C_EXIT_DONE) {
         rc = L2C_EXIT_FAILED;
     }

@@ -53,7 +53,7 @@ static void print_json(const l2cdb_stats *s) {
 
 static void print_text(const l2cdb_stats *s) {
     char images[32], failed[32], captions[32], vectors[32], more[32], database[32], index[32];
-    printf("photos      %s", l2c_progress_count(images, s->images));
+    printf("photos      %s", l2c_progress_count(images, s->images - s->images_failed));
     if (s->images_failed > 0) {
         printf(" (and %s unreadable)", l2c_progress_count(failed, s->images_failed));
     }

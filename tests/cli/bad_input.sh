@@ -4,13 +4,12 @@ cp "$SHARED"/data/coco-open/images/000000000285.jpg photos/bear.jpg
 : > photos/empty.jpg
 echo "this is no photo" > photos/text.jpg
 head -c 5000 photos/bear.jpg > photos/cut.jpg
-# A JPEG that says it has 65,535 x 65,535 pixels: SOI, then a baseline frame header.
+# A JPEG that says it has 65,535 x 65,535 pixels: SOI, a baseline frame header, the start of a scan.
 printf '\377\330\377\300\000\021\010\377\377\377\377\003\001\042\000\002\021\001\003\021\001' \
     > photos/huge.jpg
+printf '\377\332\000\014\003\001\000\002\000\003\000\000\077\000' >> photos/huge.jpg
+head -c 1000 /dev/zero >> photos/huge.jpg
 cp photos/bear.jpg photos/no-ending
-mkdir photos/closed
-cp photos/bear.jpg photos/closed/bear.jpg
-chmod 0 photos/closed
 
 note "broken files are reported and never stop the run"
 run ingest photos --report report.jsonl
@@ -21,6 +20,23 @@ run stats --json
 note "a folder that is not there"
 run ingest nowhere
 run check
+
+note "a folder that may not be read: said, and the rest is taken in"
+mkdir photos/closed writable
+cp photos/bear.jpg photos/closed/bear.jpg
+chmod 0 photos/closed
+chmod 755 .. . && chmod 777 writable
+cp -L "$(command -v l2cdb)" writable/l2cdb
+as_user() { # root may read everything, so not as root
+    if [ "$(id -u)" = 0 ]; then
+        setpriv --reuid=65534 --regid=65534 --clear-groups "$@"
+    else
+        "$@"
+    fi
+}
+as_user writable/l2cdb ingest --db writable/x.l2cdb photos --report - --quiet | grep -e closed -e added
+echo "[exit $?]"
+chmod 700 photos/closed && rm -r photos/closed
 
 note "a database that is none"
 echo "hello" > none.l2cdb
@@ -45,4 +61,3 @@ cp -r "$SHARED"/data/coco-open/images more
 (trap '' XFSZ; ulimit -f 1024; run ingest --db full.l2cdb more --batch 8 --quiet) 2>&1 |
     sed -E 's/full.l2cdb-?[a-z]*/full.l2cdb/'
 run check --db full.l2cdb
-chmod 700 photos/closed

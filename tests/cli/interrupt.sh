@@ -4,7 +4,8 @@ cp -r "$SHARED"/data/coco-open/images photos
 # Waits until the report tells of $1 files; the report is written as files are acknowledged.
 await() {
     for _ in $(seq 600); do
-        [ "$(grep -c '"added"' report.jsonl 2> /dev/null || true)" -ge "$1" ] && return
+        added=$(grep -c '"added"' report.jsonl 2> /dev/null)
+        [ "${added:-0}" -ge "$1" ] && return
         sleep 0.05
     done
     echo "nothing was added within 30 s"

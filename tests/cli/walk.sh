@@ -6,11 +6,11 @@ sed -E 's/.*"image": "([^"]*)".*/\1/' photos/captions.jsonl | while read -r name
 done
 
 note "photos in, twice: the second time nothing is new"
-run ingest photos --captions photos/captions.jsonl
+run ingest photos --captions photos/captions.jsonl --precision f32
 run ingest photos --json
 
 note "questions in four languages find the bear"
-for question in "a big brown bear" "ein großer brauner Bär" "un grand ours brun" "velký medvěd"; do
+for question in "a big brown bear" "ein großer brauner Bär" "un grand ours brun" "velký hnědý medvěd"; do
     run search "$question" -n 1 -f
 done
 
@@ -23,6 +23,10 @@ run search a bear --min-p 0.99 -f
 run search bear --where "path LIKE '%285.jpg'" -n 5 -f
 run search bear --where "id < 0"
 run search "a bear in the grass" --captions -n 1 -f
+
+note "pictures in the terminal, as blocks: escape sequences and the path"
+l2cdb search bear -n 1 -p --preview-mode blocks | grep -c "$(printf '\033\\[')"
+l2cdb search bear -n 1 -p --preview-mode sixel | head -c 6 | od -An -c
 
 note "JSON: one object a row, the same keys always"
 l2cdb search bear -n 2 --json | python3 -c '
@@ -50,8 +54,8 @@ print("every vector finds itself")
 '
 
 note "how good it is, in figures"
-run eval --json
-run eval --captions photos/captions.jsonl --images photos --json
+run eval --precision f32 --json
+run eval --captions photos/captions.jsonl --images photos --precision f32 --json
 
 note "care"
 run caption add ~/photos/000000000285.jpg "my friend the bear" --language en
