@@ -374,8 +374,10 @@ faiss::IndexIVF *new_lists(Centroids *centroids, size_t width, const l2c_index_p
     }
     if (p->quant == L2C_QUANT_PQ) {
         size_t parts = width % 8 == 0 ? width / 8 : width / 4;
-        return new faiss::IndexIVFPQ(centroids, width, nlist, parts, 8,
-                                     faiss::METRIC_INNER_PRODUCT);
+        auto *lists =
+            new faiss::IndexIVFPQ(centroids, width, nlist, parts, 8, faiss::METRIC_INNER_PRODUCT);
+        lists->pq.cp.min_points_per_centroid = 1; // else FAISS prints its opinion
+        return lists;
     }
     return new CodedLists(centroids, width, nlist, type_of(p->quant), faiss::METRIC_INNER_PRODUCT,
                           false);

@@ -8,11 +8,17 @@
 #define _GNU_SOURCE
 #include "index/index.h"
 
+#include <dirent.h>
+#include <errno.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
+#include "engine/base/file.h"
 #include "engine/base/log.h"
 #include "engine/base/vec.h"
 #include "index/handle.h"
@@ -158,8 +164,34 @@ static void set_aside(const char *path, const l2cdb_error *why) {
     l2c_free(aside);
 }
 
+/* Removes what builds left behind that died: "<path>.tmp<pid>" of processes that are no more. */
+static void sweep(const char *path) {
+    const char *name = l2c_path_base(path);
+    size_t n = strlen(name);
+    char *folder = l2c_strndup(path, (size_t)(name - path));
+    DIR *dir = folder != NULL ? opendir(*folder != '\0' ? folder : ".") : NULL;
+    struct dirent *entry;
+    while (dir != NULL && (entry = readdir(dir)) != NULL) {
+        char *end;
+        if (strncmp(entry->d_name, name, n) != 0 || strncmp(entry->d_name + n, ".tmp", 4) != 0) {
+            continue;
+        }
+        long pid = strtol(entry->d_name + n + 4, &end, 10);
+        if (*end == '\0' && pid > 0 && kill((pid_t)pid, 0) != 0 && errno == ESRCH) {
+            unlinkat(dirfd(dir), entry->d_name, 0);
+        }
+    }
+    if (dir != NULL) {
+        closedir(dir);
+    }
+    l2c_free(folder);
+}
+
 static l2cdb_status base_open(l2c_index *ix, bool *from_file, l2cdb_error *err) {
     *from_file = false;
+    if (ix->path != NULL && !ix->config.read_only) {
+        sweep(ix->path);
+    }
     if (ix->path != NULL) {
         l2cdb_error why;
         l2cdb_error_clear(&why);
@@ -339,11 +371,15 @@ static l2cdb_status tune(l2c_index *ix, l2c_segment *base, l2c_segment_meta *met
                          l2c_index_progress_fn progress, void *ctx, l2cdb_error *err) {
     size_t *breadth =
         meta->params.kind == L2C_INDEX_IVF ? &meta->params.nprobe : &meta->params.ef_search;
+    base->meta = *meta;
+    if (meta->params.kind == L2C_INDEX_FLAT) {
+        meta->recall = 1;
+        return L2CDB_OK;
+    }
     l2c_snapshot snap = { .base = base, .fresh = l2c_fresh_new(ix->config.width) };
     if (snap.fresh == NULL) {
         return l2c_fail_nomem(err, sizeof *snap.fresh);
     }
-    base->meta = *meta;
     bool look = *breadth == 0;
     l2c_recall_result r;
     size_t samples = base->count > 200000 ? 100 : 200;

@@ -2,6 +2,7 @@
 #include "index_model.h"
 
 #include <math.h>
+#include <unistd.h>
 
 #include "tests/test.h"
 
@@ -215,4 +216,12 @@ double model_check(model *m, const int64_t *ids, const float *distances, size_t 
     free(all);
     free(seen);
     return found > 0 ? (double)right / (double)found : 1;
+}
+
+void model_one_thread(char **argv) {
+    const char *threads = getenv("OMP_NUM_THREADS");
+    if (threads == NULL || strcmp(threads, "1") != 0) {
+        setenv("OMP_NUM_THREADS", "1", 1);
+        execv("/proc/self/exe", argv);
+    }
 }

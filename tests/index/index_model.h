@@ -52,4 +52,8 @@ l2c_index_source model_source(model *m);
 double model_check(model *m, const int64_t *ids, const float *distances, size_t found,
                    const float *query, size_t k, const l2c_index_filter *filter);
 
+/* Starts the program again with one OpenMP thread, unless it runs so already: libgomp's threads do
+ * not survive a fork, and ThreadSanitizer does not know its barriers. */
+void model_one_thread(char **argv);
+
 #endif
