@@ -333,15 +333,37 @@ bool l2c_http_feed(conn *c, const char *data, size_t n, size_t *used) {
 }
 
 static const char *status_text(int status) {
-    switch (status) {
-#define XX(number, name, string)                                                                   \
-    case number:                                                                                   \
-        return #string;
-        HTTP_STATUS_MAP(XX)
-#undef XX
-    default:
-        return "Status";
+    static const struct {
+        int status;
+        const char *text;
+    } table[] = {
+        { 200, "OK" },
+        { 201, "Created" },
+        { 202, "Accepted" },
+        { 204, "No Content" },
+        { 304, "Not Modified" },
+        { 400, "Bad Request" },
+        { 401, "Unauthorized" },
+        { 403, "Forbidden" },
+        { 404, "Not Found" },
+        { 405, "Method Not Allowed" },
+        { 408, "Request Timeout" },
+        { 409, "Conflict" },
+        { 413, "Content Too Large" },
+        { 414, "URI Too Long" },
+        { 422, "Unprocessable Content" },
+        { 431, "Request Header Fields Too Large" },
+        { 503, "Service Unavailable" },
+        { 504, "Gateway Timeout" },
+        { 505, "HTTP Version Not Supported" },
+        { 507, "Insufficient Storage" },
+    };
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        if (table[i].status == status) {
+            return table[i].text;
+        }
     }
+    return "Internal Server Error";
 }
 
 static const char *http_date(server *srv) {

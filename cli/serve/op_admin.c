@@ -138,7 +138,7 @@ static verdict run_reindex(request *r) {
 
 static verdict run_rollback(request *r) {
     int64_t generation = 0;
-    if (l2cdb_rollback(r->srv->db, &generation, &r->error) == L2CDB_OK) {
+    if (l2c_request_ok(r, l2cdb_rollback(r->srv->db, &generation, &r->error))) {
         l2c_wbuf_printf(&r->out, "{\"generation\":%lld}", (long long)generation);
     }
     return VERDICT_DONE;
@@ -239,7 +239,7 @@ static void put_limits(request *r) {
 static verdict run_stats(request *r) {
     l2cdb_stats s;
     memset(&s, 0, sizeof s);
-    if (l2cdb_get_stats(r->srv->db, &s, &r->error) != L2CDB_OK) {
+    if (!l2c_request_ok(r, l2cdb_get_stats(r->srv->db, &s, &r->error))) {
         return VERDICT_DONE;
     }
     wbuf *out = &r->out;

@@ -238,7 +238,11 @@ static verdict step(request *r, query_state *s) {
             row = false;
             break;
         }
-        if (l2cdb_step(s->stmt, &row, &err) != L2CDB_OK || !row) {
+        l2cdb_status rc = l2cdb_step(s->stmt, &row, &err);
+        if (rc == L2CDB_OK) {
+            l2cdb_error_clear(&err);
+        }
+        if (rc != L2CDB_OK || !row) {
             break;
         }
         if (!s->header_written) {
@@ -296,7 +300,8 @@ static bool prepare(request *r, query_state *s) {
         l2c_request_fail(r, 400, L2CDB_E_INVALID, "", "\"sql\" is missing");
         return false;
     }
-    if (l2cdb_prepare_next(r->srv->db, sql, &limits, &s->stmt, &tail, &r->error) != L2CDB_OK) {
+    if (!l2c_request_ok(r,
+                        l2cdb_prepare_next(r->srv->db, sql, &limits, &s->stmt, &tail, &r->error))) {
         return false;
     }
     if (s->stmt == NULL) {

@@ -41,24 +41,20 @@ static void put_object(l2cdb_stmt *s, const char *id_name, wbuf *out) {
 static bool put_rows(request *r, const char *sql, const char *id_name, int64_t id, size_t *count) {
     l2cdb_sql_limits limits = { .read_only = true, .timeout_ms = r->srv->o.sql_ms_max };
     l2cdb_stmt *s = NULL;
-    l2cdb_error *err = &r->error;
     uint64_t started = uv_hrtime();
     bool row = false;
     *count = 0;
-    if (l2cdb_prepare(r->srv->db, sql, &limits, &s, err) != L2CDB_OK) {
+    if (!l2c_request_ok(r, l2cdb_prepare(r->srv->db, sql, &limits, &s, &r->error))) {
         return false;
     }
     l2cdb_status rc = l2cdb_bind_int64(s, 1, id);
-    while (rc == L2CDB_OK && (rc = l2cdb_step(s, &row, err)) == L2CDB_OK && row) {
+    while (rc == L2CDB_OK && (rc = l2cdb_step(s, &row, &r->error)) == L2CDB_OK && row) {
         l2c_wbuf_str(&r->out, (*count)++ > 0 ? "," : "");
         put_object(s, id_name, &r->out);
     }
     l2cdb_finalize(s);
     r->fetch_ms += (double)(uv_hrtime() - started) / 1e6;
-    if (rc != L2CDB_OK && err->code == L2CDB_OK) {
-        l2c_request_fail(r, 0, rc, "", "could not bind the id");
-    }
-    return rc == L2CDB_OK;
+    return l2c_request_ok(r, rc);
 }
 
 static void no_such(request *r, const char *what, int64_t id) {
@@ -145,7 +141,7 @@ static verdict run_bytes(request *r,
         return VERDICT_DONE;
     }
     uint64_t started = uv_hrtime();
-    if (get(r->srv->db, id, &bytes, &r->error) == L2CDB_OK) {
+    if (l2c_request_ok(r, get(r->srv->db, id, &bytes, &r->error))) {
         put_bytes(r, &bytes);
         l2cdb_bytes_free(&bytes);
     }
@@ -192,7 +188,8 @@ static verdict run_put_image(request *r) {
     l2cdb_file_outcome outcome = L2CDB_FILE_FAILED;
     uint64_t started = uv_hrtime();
     if (l2c_request_string(r, "name", &name) && picture(r, &data, &size, &owned) &&
-        l2cdb_put_image(r->srv->db, name, data, size, &id, &outcome, &r->error) == L2CDB_OK) {
+        l2c_request_ok(r,
+                       l2cdb_put_image(r->srv->db, name, data, size, &id, &outcome, &r->error))) {
         r->encode_ms = (double)(uv_hrtime() - started) / 1e6;
         r->status = outcome == L2CDB_FILE_ADDED ? 201 : 200;
         if (r->status == 201) {
@@ -212,7 +209,7 @@ static void put_ok(request *r) {
 static verdict run_delete_image(request *r) {
     int64_t id;
     if (l2c_request_id(r, "image_id", &id) &&
-        l2cdb_delete_images(r->srv->db, &id, 1, &r->error) == L2CDB_OK) {
+        l2c_request_ok(r, l2cdb_delete_images(r->srv->db, &id, 1, &r->error))) {
         put_ok(r);
     }
     return VERDICT_DONE;
@@ -238,8 +235,8 @@ static verdict run_add_caption(request *r) {
     }
     if (image_id < 0) {
         l2c_request_fail(r, 400, L2CDB_E_INVALID, "", "\"image_id\" is missing");
-    } else if (l2cdb_add_caption(r->srv->db, image_id, text, language, "api", &id, &r->error) ==
-               L2CDB_OK) {
+    } else if (l2c_request_ok(r, l2cdb_add_caption(r->srv->db, image_id, text, language, "api", &id,
+                                                   &r->error))) {
         r->status = 201;
         l2c_wbuf_printf(&r->out, "{\"%s\":%lld}", r->http ? "id" : "caption_id", (long long)id);
     }
@@ -250,7 +247,7 @@ static verdict run_update_caption(request *r) {
     const char *text = NULL, *language = NULL;
     int64_t id;
     if (l2c_request_id(r, "caption_id", &id) && caption_text(r, &text, &language) &&
-        l2cdb_update_caption(r->srv->db, id, text, language, &r->error) == L2CDB_OK) {
+        l2c_request_ok(r, l2cdb_update_caption(r->srv->db, id, text, language, &r->error))) {
         put_ok(r);
     }
     return VERDICT_DONE;
@@ -259,7 +256,7 @@ static verdict run_update_caption(request *r) {
 static verdict run_delete_caption(request *r) {
     int64_t id;
     if (l2c_request_id(r, "caption_id", &id) &&
-        l2cdb_delete_captions(r->srv->db, &id, 1, &r->error) == L2CDB_OK) {
+        l2c_request_ok(r, l2cdb_delete_captions(r->srv->db, &id, 1, &r->error))) {
         put_ok(r);
     }
     return VERDICT_DONE;

@@ -294,7 +294,7 @@ static void set_texts(search_state *s, bool vectors, size_t width) {
 
 static void search(request *r, search_state *s, size_t width) {
     l2cdb_results *results = NULL;
-    if (l2cdb_search(r->srv->db, &s->query, &results, &r->error) != L2CDB_OK) {
+    if (!l2c_request_ok(r, l2cdb_search(r->srv->db, &s->query, &results, &r->error))) {
         return;
     }
     int64_t generation = l2cdb_results_timings(results)->generation;
@@ -303,7 +303,7 @@ static void search(request *r, search_state *s, size_t width) {
         l2cdb_results_free(results); // the texts may belong to another generation
         results = NULL;
         set_texts(s, false, width);
-        if (l2cdb_search(r->srv->db, &s->query, &results, &r->error) != L2CDB_OK) {
+        if (!l2c_request_ok(r, l2cdb_search(r->srv->db, &s->query, &results, &r->error))) {
             return;
         }
     }
@@ -407,7 +407,7 @@ static verdict run_encode(request *r) {
     bool good = r->raw_image ? read_terms(r, s)
                 : picture    ? read_term(r, s, r->args)
                              : read_texts(r, s);
-    if (!good || l2cdb_width(r->srv->db, &width, &r->error) != L2CDB_OK) {
+    if (!good || !l2c_request_ok(r, l2cdb_width(r->srv->db, &width, &r->error))) {
         return VERDICT_DONE;
     }
     if (!picture && s->texts_count == 0) {
@@ -424,7 +424,7 @@ static verdict run_encode(request *r) {
         return VERDICT_ENCODE;
     }
     uint64_t started = uv_hrtime();
-    if (l2cdb_encode(r->srv->db, &s->terms[0], s->vectors, &r->error) == L2CDB_OK) {
+    if (l2c_request_ok(r, l2cdb_encode(r->srv->db, &s->terms[0], s->vectors, &r->error))) {
         r->encode_ms = (double)(uv_hrtime() - started) / 1e6;
         put_vectors(r, s->vectors, 1, width);
     }

@@ -55,6 +55,15 @@ void l2c_request_fail(request *r, int status, l2cdb_status code, const char *hin
     r->error_status = status;
 }
 
+bool l2c_request_ok(request *r, l2cdb_status rc) {
+    if (rc == L2CDB_OK) {
+        l2cdb_error_clear(&r->error);
+    } else if (r->error.code == L2CDB_OK) {
+        l2c_request_fail(r, 0, rc, "", "%s", l2cdb_status_text(rc));
+    }
+    return rc == L2CDB_OK;
+}
+
 int l2c_request_status_of(l2cdb_status code) {
     switch (code) {
     case L2CDB_OK:

@@ -140,6 +140,9 @@ void l2c_request_free(request *r);
 /* Makes the reply an error. status 0 takes it from the code. */
 void l2c_request_fail(request *r, int status, l2cdb_status code, const char *hint, const char *fmt,
                       ...) __attribute__((format(printf, 5, 6)));
+/* Whether an engine call that was given r->error went well; what such a call left there is removed.
+ */
+bool l2c_request_ok(request *r, l2cdb_status rc);
 int l2c_request_status_of(l2cdb_status code);
 /* Writes {"error":…} of r->error into r->out. */
 void l2c_request_error_body(request *r);
