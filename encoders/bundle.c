@@ -17,7 +17,7 @@
 #include "encoders/lora.h"
 
 #define CONFIG_BYTES_MAX (4u << 20)
-#define TOKENIZER_BYTES_MAX (256u << 20)
+#define TOKENIZER_BYTES_MAX (64u << 20)
 
 const l2c_tensor *l2c_bundle_get(const l2c_tensors *s, const char *fmt, ...) {
     char name[160];
@@ -94,6 +94,23 @@ static l2cdb_status open_llm_dir(l2c_bundle *b, const char *dir, l2cdb_error *er
     return rc;
 }
 
+/* The EVA02 repositories hold a vision-only conversion under foreign names beside the .pt that has
+ * everything: where the usual file is of no known layout, the .pt counts. */
+static l2cdb_status open_vision_weights(l2c_tensors *source, const char *dir, l2cdb_error *err) {
+    l2cdb_status rc = l2c_tensors_open_dir(source, dir, err);
+    if (rc != L2CDB_OK || l2c_layout_is_vision(source)) {
+        return rc;
+    }
+    char *torch;
+    rc = l2c_tensors_find_torch(&torch, dir, err);
+    if (rc == L2CDB_OK && torch != NULL) {
+        l2c_tensors_fini(source);
+        rc = l2c_tensors_open(source, torch, err);
+    }
+    l2c_free(torch);
+    return rc;
+}
+
 /* A directory, or a weight file alone: then there are no JSON files beside it. */
 static l2cdb_status open_vision_path(l2c_bundle *b, const char *path, l2cdb_error *err) {
     l2c_buf config, pixels;
@@ -112,8 +129,8 @@ static l2cdb_status open_vision_path(l2c_bundle *b, const char *path, l2cdb_erro
         }
     }
     if (rc == L2CDB_OK) {
-        rc = is_dir ? l2c_tensors_open_dir(&source, path, err)
-                    : l2c_tensors_open(&source, path, err);
+        rc =
+            is_dir ? open_vision_weights(&source, path, err) : l2c_tensors_open(&source, path, err);
     }
     if (rc == L2CDB_OK) {
         l2c_layout_json json = {

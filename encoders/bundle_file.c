@@ -9,7 +9,6 @@
 #include "engine/base/json.h"
 
 #define MANIFEST_BYTES_MAX (1u << 20)
-#define TOKENIZER_BYTES_MAX (256u << 20)
 
 static const char *const kinds[] = { "openai", "eva02", "siglip2" };
 

@@ -20,7 +20,7 @@
 #include "engine/base/vec.h"
 
 #define BLOCK_ELEMENTS (1u << 20)
-#define TOKENIZER_BYTES_MAX (256u << 20)
+#define TOKENIZER_BYTES_MAX (64u << 20)
 
 typedef struct importer {
     const l2c_import_options *options;

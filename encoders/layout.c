@@ -680,6 +680,7 @@ typedef enum layout {
     LAYOUT_NONE,
 } layout;
 
+/* Also sets the prefix. */
 static layout find_layout(taker *k) {
     static const struct {
         const char *name;
@@ -700,13 +701,21 @@ static layout find_layout(taker *k) {
         }
     }
     k->prefix = "";
+    return LAYOUT_NONE;
+}
+
+bool l2c_layout_is_vision(const l2c_tensors *source) {
+    taker k = { .source = source };
+    return find_layout(&k) != LAYOUT_NONE;
+}
+
+static void refuse_layout(taker *k) {
     bool llm =
         peek(k, "embed_tokens.weight") != NULL || peek(k, "model.embed_tokens.weight") != NULL;
     fail(k, L2CDB_E_FORMAT,
          "no vision tower of a known layout (OpenAI in Hugging Face or training layout, EVA02 .pt, "
          "SigLIP2)%s",
          llm ? "; this is an LLM" : "");
-    return LAYOUT_NONE;
 }
 
 /* Tower configuration: from config.json for OpenAI towers, from the tensors otherwise. */
@@ -804,7 +813,9 @@ l2cdb_status l2c_layout_take_vision(l2c_bundle *b, l2c_tensors *source, const l2
     }
     size_t projection_dim = 0;
     layout kind = find_layout(&k);
-    if (kind != LAYOUT_NONE) {
+    if (kind == LAYOUT_NONE) {
+        refuse_layout(&k);
+    } else {
         configure(&k, kind, &b->vision, json, &projection_dim);
         if (k.rc == L2CDB_OK) {
             take_tower(&k, kind, &b->vision);

@@ -15,6 +15,8 @@ typedef struct l2c_layout_json {
 /* b->llm is filled already. Fills b->llm_tensors, which takes over the memory of `source`. */
 l2cdb_status l2c_layout_take_llm(l2c_bundle *b, l2c_tensors *source, const char *what,
                                  l2cdb_error *err);
+/* True if the tensors hold a tower of a known layout. */
+bool l2c_layout_is_vision(const l2c_tensors *source);
 /* Finds the layout (A to D), fills b->vision, b->heads, b->logit_scale and both sets; the vision
  * set takes over the memory of `source`. */
 l2cdb_status l2c_layout_take_vision(l2c_bundle *b, l2c_tensors *source, const l2c_layout_json *json,

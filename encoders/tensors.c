@@ -316,7 +316,7 @@ static l2cdb_status open_index(l2c_tensors *s, const char *dir, const char *inde
     // First pass: names only, before any file is touched.
     const char *name;
     json_t *value;
-    const char *files[4096];
+    const char *files[1024];
     size_t files_count = 0;
     json_object_foreach((json_t *)(uintptr_t)weight_map, name, value) {
         const char *file = json_string_value(value);
@@ -353,8 +353,10 @@ static bool ends_with(const char *s, const char *end) {
     return n >= m && strcmp(s + n - m, end) == 0;
 }
 
-/* The only weight file of a directory; E_NOTFOUND if there is none, E_INVALID if several. */
-static l2cdb_status find_single(char **out, const char *dir, l2cdb_error *err) {
+/* The only file of a directory whose name ends so (`other` may be NULL); *out NULL if there is
+ * none, E_INVALID if there are several. */
+static l2cdb_status find_single(char **out, const char *dir, const char *end, const char *other,
+                                l2cdb_error *err) {
     *out = NULL;
     DIR *d = opendir(dir);
     if (d == NULL) {
@@ -362,8 +364,7 @@ static l2cdb_status find_single(char **out, const char *dir, l2cdb_error *err) {
     }
     l2cdb_status rc = L2CDB_OK;
     for (struct dirent *e; rc == L2CDB_OK && (e = readdir(d)) != NULL;) {
-        bool wanted = ends_with(e->d_name, ".safetensors") || ends_with(e->d_name, ".pt");
-        if (!wanted) {
+        if (!ends_with(e->d_name, end) && (other == NULL || !ends_with(e->d_name, other))) {
             continue;
         }
         if (*out != NULL) {
@@ -375,17 +376,15 @@ static l2cdb_status find_single(char **out, const char *dir, l2cdb_error *err) {
         }
     }
     closedir(d);
-    if (rc == L2CDB_OK && *out == NULL) {
-        rc = l2c_fail(err, L2CDB_E_NOTFOUND,
-                      "%s holds no weights (model.safetensors, model.safetensors.index.json, a "
-                      ".safetensors or a .pt file)",
-                      dir);
-    }
     if (rc != L2CDB_OK) {
         l2c_free(*out);
         *out = NULL;
     }
     return rc;
+}
+
+l2cdb_status l2c_tensors_find_torch(char **out, const char *dir, l2cdb_error *err) {
+    return find_single(out, dir, ".pt", NULL, err);
 }
 
 l2cdb_status l2c_tensors_open_dir(l2c_tensors *s, const char *dir, l2cdb_error *err) {
@@ -401,7 +400,13 @@ l2cdb_status l2c_tensors_open_dir(l2c_tensors *s, const char *dir, l2cdb_error *
         rc = open_index(s, dir, index, err);
     } else {
         l2c_free(single);
-        rc = find_single(&single, dir, err);
+        rc = find_single(&single, dir, ".safetensors", ".pt", err);
+        if (rc == L2CDB_OK && single == NULL) {
+            rc = l2c_fail(err, L2CDB_E_NOTFOUND,
+                          "%s holds no weights (model.safetensors, model.safetensors.index.json, a "
+                          ".safetensors or a .pt file)",
+                          dir);
+        }
         if (rc == L2CDB_OK) {
             rc = l2c_tensors_open(s, single, err);
         }

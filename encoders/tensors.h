@@ -74,6 +74,9 @@ l2cdb_status l2c_tensors_open(l2c_tensors *s, const char *path, l2cdb_error *err
  * .safetensors or .pt file. */
 l2cdb_status l2c_tensors_open_dir(l2c_tensors *s, const char *dir, l2cdb_error *err);
 
+/* The single .pt file of a directory, freed with l2c_free; NULL if there is none. */
+l2cdb_status l2c_tensors_find_torch(char **out, const char *dir, l2cdb_error *err);
+
 /* The readers themselves, over memory that the caller keeps valid for the life of the set. They
  * add to `s`; a name that is there already is E_FORMAT. `what` names the input in messages. */
 l2cdb_status l2c_safetensors_read(l2c_tensors *s, const void *bytes, size_t n, const char *what,

@@ -176,6 +176,33 @@ static void eva02(void **state) {
     }
 }
 
+/* Broken: a cloned EVA02 repository is refused because of the file that nobody can use. */
+static void torch_file_beside_another(void **state) {
+    (void)state;
+    char dir[4096];
+    snprintf(dir, sizeof dir, "%s", test_temp_dir());
+    l2c_buf command;
+    l2c_buf_init(&command);
+    l2c_buf_printf(&command, "cp %s %s/LLM2CLIP-EVA.pt && cp ", test_shared(FIXTURES "eva02/g4.pt"),
+                   dir);
+    l2c_buf_printf(&command, "%s %s/", test_shared(FIXTURES "llama-1b-like/model.safetensors"),
+                   dir);
+    assert_int_equal(system(command.data), 0);
+    l2c_bundle *b;
+    assert_ok(l2c_bundle_open(&b, dir, &err), &err);
+    assert_int_equal(b->vision.kind, L2C_VISION_EVA02);
+    l2c_bundle_close(b);
+    l2c_buf_clear(&command);
+    l2c_buf_printf(&command, "rm %s/LLM2CLIP-EVA.pt", dir);
+    assert_int_equal(system(command.data), 0);
+    assert_int_equal(l2c_bundle_open(&b, dir, &err), L2CDB_E_FORMAT);
+    assert_non_null(strstr(err.message, "LLM"));
+    l2c_buf_clear(&command);
+    l2c_buf_printf(&command, "rm -r %s", dir);
+    assert_int_equal(system(command.data), 0);
+    l2c_buf_fini(&command);
+}
+
 static void siglip2(void **state) {
     (void)state;
     l2c_bundle *b = open_shared(FIXTURES "siglip2/so.pt");
@@ -349,11 +376,17 @@ static void memory_failures_are_clean(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(built_in_model),  cmocka_unit_test(openai_hugging_face),
-        cmocka_unit_test(openai_training), cmocka_unit_test(eva02),
-        cmocka_unit_test(siglip2),         cmocka_unit_test(llms),
-        cmocka_unit_test(pairs),           cmocka_unit_test(lora_merges),
-        cmocka_unit_test(fingerprints),    cmocka_unit_test(memory_failures_are_clean),
+        cmocka_unit_test(built_in_model),
+        cmocka_unit_test(openai_hugging_face),
+        cmocka_unit_test(openai_training),
+        cmocka_unit_test(eva02),
+        cmocka_unit_test(torch_file_beside_another),
+        cmocka_unit_test(siglip2),
+        cmocka_unit_test(llms),
+        cmocka_unit_test(pairs),
+        cmocka_unit_test(lora_merges),
+        cmocka_unit_test(fingerprints),
+        cmocka_unit_test(memory_failures_are_clean),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
