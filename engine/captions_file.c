@@ -64,8 +64,7 @@ static l2cdb_status emit(reader *r, const char *image, int64_t id, const char *t
     return r->fn(r->ctx, &line, err);
 }
 
-/* ---- JSON lines
- * ------------------------------------------------------------------------------------------ */
+/* ---- JSON lines ------------------------------------------------------------------------------ */
 
 /* A string or an array of strings. */
 static l2cdb_status emit_value(reader *r, const char *image, int64_t id, const json_t *value,

@@ -13,8 +13,7 @@
 #include "engine/engine.h"
 #include "engine/photo.h"
 
-/* ---- Files beside the database
- * --------------------------------------------------------------------------- */
+/* ---- Files beside the database --------------------------------------------------------------- */
 
 typedef void (*beside_fn)(void *ctx, const char *path);
 

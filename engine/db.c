@@ -54,8 +54,7 @@ l2cdb_status l2c_db_writable(l2cdb *db, l2cdb_error *err) {
     return l2c_hint(err, "open it for writing");
 }
 
-/* ---- Models
- * --------------------------------------------------------------------------------------- */
+/* ---- Models ---------------------------------------------------------------------------------- */
 
 static l2c_model *find_model(const l2cdb *db, const char *path) {
     for (const struct l2c_db_model_entry *e = db->models; e != NULL; e = e->next) {
@@ -110,8 +109,7 @@ l2cdb_status l2c_db_model(l2cdb *db, const char *path, l2c_model **out, l2cdb_er
     return rc;
 }
 
-/* ---- Open and close
- * ---------------------------------------------------------------------------------- */
+/* ---- Open and close -------------------------------------------------------------------------- */
 
 void l2cdb_open_options_init(l2cdb_open_options *o) {
     *o = (l2cdb_open_options){ .create = true, .exif_rotate = true };
@@ -290,8 +288,7 @@ const char *l2cdb_path(const l2cdb *db) {
     return db->path;
 }
 
-/* ---- Version
- * --------------------------------------------------------------------------------------- */
+/* ---- Version --------------------------------------------------------------------------------- */
 
 const char *l2cdb_version(void) {
     return L2CDB_VERSION;
@@ -323,8 +320,7 @@ void l2cdb_string_free(char *s) {
     l2c_free(s);
 }
 
-/* ---- Import of models
- * -------------------------------------------------------------------------------- */
+/* ---- Import of models ------------------------------------------------------------------------ */
 
 typedef struct import_progress {
     l2c_meter meter;

@@ -15,8 +15,7 @@ unsigned l2c_db_decode_flags(const l2cdb *db) {
     return db->exif_rotate ? flags : flags & ~(unsigned)L2C_DECODE_UPRIGHT;
 }
 
-/* ---- Texts
- * ------------------------------------------------------------------------------------------ */
+/* ---- Texts ----------------------------------------------------------------------------------- */
 
 static l2cdb_status encode_all(l2cdb *db, l2c_model *model, const l2c_heads *heads,
                                const char *const *texts, size_t n, float *out, float *features,
@@ -97,8 +96,7 @@ l2cdb_status l2c_encode_texts(l2cdb *db, l2c_view *v, const char *const *texts, 
                : encode_cached(db, &v->generation, model, heads, texts, n, width, out, err);
 }
 
-/* ---- Photos
- * -------------------------------------------------------------------------------------------- */
+/* ---- Photos ---------------------------------------------------------------------------------- */
 
 l2cdb_status l2c_encode_image(l2cdb *db, l2c_view *v, const void *bytes, size_t size, float *out,
                               l2cdb_error *err) {
@@ -195,8 +193,7 @@ l2cdb_status l2c_encode_term(l2cdb *db, l2c_view *v, const l2cdb_term *term, flo
     return l2c_fail(err, L2CDB_E_INVALID, "a term of unknown kind %d", (int)term->kind);
 }
 
-/* ---- Public calls
- * -------------------------------------------------------------------------------------------- */
+/* ---- Public calls ---------------------------------------------------------------------------- */
 
 /* Runs `work` between enter and leave with the current view. */
 typedef l2cdb_status (*view_work)(l2cdb *db, l2c_view *v, void *ctx, l2cdb_error *err);

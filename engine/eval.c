@@ -13,8 +13,7 @@
 #include "engine/base/vec.h"
 #include "engine/photo_names.h"
 
-/* ---- Ranks
- * ---------------------------------------------------------------------------------------------- */
+/* ---- Ranks ----------------------------------------------------------------------------------- */
 
 typedef struct rank_job {
     const float *images, *captions;
@@ -159,8 +158,7 @@ l2cdb_status l2c_eval_vectors(l2cdb_eval_report *out, const float *images, size_
     return rc;
 }
 
-/* ---- Collecting
- * ------------------------------------------------------------------------------------------- */
+/* ---- Collecting ------------------------------------------------------------------------------ */
 
 typedef struct pair {
     int64_t image_id;
@@ -363,8 +361,7 @@ static l2cdb_status eval_view(l2cdb *db, l2c_view *v, const l2cdb_eval_options *
     return rc;
 }
 
-/* ---- Photos from a directory
- * ------------------------------------------------------------------------------------ */
+/* ---- Photos from a directory ----------------------------------------------------------------- */
 
 /* The heads of the asked generation go with the photos, so that it is that generation which is
  * judged. */

@@ -8,8 +8,7 @@
 #define CAPTION_BATCH 64 /* texts through the LLM, and a transaction */
 #define FILL_BATCH 1024
 
-/* ---- Captions
- * ------------------------------------------------------------------------------------------- */
+/* ---- Captions -------------------------------------------------------------------------------- */
 
 typedef struct caption_batch {
     l2c_view *view;
@@ -156,8 +155,7 @@ static l2cdb_status captions_of_view(l2cdb *db, l2c_view *v, l2cdb_progress_fn p
     return rc;
 }
 
-/* ---- Vectors of a generation
- * ---------------------------------------------------------------------------------- */
+/* ---- Vectors of a generation ----------------------------------------------------------------- */
 
 typedef struct fill_job {
     l2cdb *db;

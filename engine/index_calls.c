@@ -7,8 +7,7 @@
 
 #include "engine/engine.h"
 
-/* ---- Plans and settings
- * ------------------------------------------------------------------------------ */
+/* ---- Plans and settings ---------------------------------------------------------------------- */
 
 void l2c_plan_describe(char *out, size_t size, const l2c_search_plan *plan) {
     if (plan->kind == L2C_INDEX_FLAT) {
@@ -82,8 +81,7 @@ l2cdb_status l2cdb_set(l2cdb *db, const char *name, const char *value, l2cdb_err
     return rc;
 }
 
-/* ---- Parameters
- * -------------------------------------------------------------------------------------- */
+/* ---- Parameters ------------------------------------------------------------------------------ */
 
 l2cdb_status l2c_index_params_read(l2c_index_params *out, const char *text, l2cdb_error *err) {
     char *copy = l2c_strdup(text), *rest = copy;
@@ -129,8 +127,7 @@ static void params_write(l2c_buf *b, const l2c_index_params *p) {
     }
 }
 
-/* ---- Create and drop
- * ------------------------------------------------------------------------------------ */
+/* ---- Create and drop ------------------------------------------------------------------------- */
 
 typedef struct build_progress {
     l2cdb *db;
@@ -212,8 +209,7 @@ l2cdb_status l2cdb_index_drop(l2cdb *db, l2cdb_target target, l2cdb_error *err) 
     return rc;
 }
 
-/* ---- Status and recall
- * -------------------------------------------------------------------------------------- */
+/* ---- Status and recall ----------------------------------------------------------------------- */
 
 static void copy_status(l2cdb_index_info *out, const l2c_index_status *st) {
     *out = (l2cdb_index_info){ .rows = st->rows,

@@ -28,8 +28,7 @@
 #define CAPTIONS_PER_COMMIT 1024
 #define SIDECAR_BYTES_MAX (1 << 20)
 
-/* ---- What is being ingested
- * ---------------------------------------------------------------------------- */
+/* ---- What is being ingested ------------------------------------------------------------------ */
 
 typedef struct found_file {
     char *path;
@@ -238,8 +237,7 @@ static l2cdb_status choose(ingest *j, const found_file *f, int64_t *id, choice *
     return L2CDB_OK;
 }
 
-/* ---- Decoding, in the pool
- * ---------------------------------------------------------------------------------------- */
+/* ---- Decoding, in the pool ------------------------------------------------------------------- */
 
 static l2cdb_status read_photo(slot *s, const l2c_buf *bytes, l2cdb_error *err) {
     l2cdb *db = s->job->db;
@@ -276,8 +274,7 @@ static void decode_slot(void *ctx) {
     s->decode_s = l2c_now() - start;
 }
 
-/* ---- Filling a batch
- * ---------------------------------------------------------------------------------------------- */
+/* ---- Filling a batch ------------------------------------------------------------------------- */
 
 static void clear_batch(batch *b) {
     for (size_t i = 0; i < b->count; i++) {
@@ -327,8 +324,7 @@ static l2cdb_status fill_batch(ingest *j, batch *b, l2cdb_error *err) {
     return rc;
 }
 
-/* ---- Encoding and storing
- * --------------------------------------------------------------------------------------------- */
+/* ---- Encoding and storing -------------------------------------------------------------------- */
 
 /* Features of what was decoded: features f32 [rows, image_width]. */
 static l2cdb_status encode_batch(ingest *j, batch *b, size_t *rows, l2cdb_error *err) {

@@ -52,8 +52,7 @@ l2cdb_status l2c_photo_prepare(l2cdb *db, l2c_model *model, l2c_photo *p, const 
     return L2CDB_OK;
 }
 
-/* ---- Storing
- * ----------------------------------------------------------------------------------------- */
+/* ---- Storing --------------------------------------------------------------------------------- */
 
 static const char *format_name(l2c_image_format f) {
     switch (f) {

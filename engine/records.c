@@ -19,8 +19,7 @@ static l2cdb_status begin_write(l2cdb *db, l2cdb_error *err) {
     return rc;
 }
 
-/* ---- Photos
- * ------------------------------------------------------------------------------------------ */
+/* ---- Photos ---------------------------------------------------------------------------------- */
 
 typedef struct upload {
     const char *name;
@@ -167,8 +166,7 @@ l2cdb_status l2cdb_delete_images(l2cdb *db, const int64_t *ids, size_t n, l2cdb_
     return rc;
 }
 
-/* ---- Captions
- * ------------------------------------------------------------------------------------------- */
+/* ---- Captions -------------------------------------------------------------------------------- */
 
 typedef struct caption_vectors {
     float *features, *vector; /* NULL: there is no encoder; the caption is kept without */
@@ -318,8 +316,7 @@ l2cdb_status l2cdb_delete_captions(l2cdb *db, const int64_t *ids, size_t n, l2cd
     return rc;
 }
 
-/* ---- Bytes
- * ---------------------------------------------------------------------------------------------- */
+/* ---- Bytes ----------------------------------------------------------------------------------- */
 
 static void give_bytes(l2cdb_bytes *out, l2c_buf *b, const char *type) {
     out->size = b->size;

@@ -20,8 +20,7 @@ void l2cdb_query_init(l2cdb_query *q) {
     *q = (l2cdb_query){ .k = 10, .score_min = -2 };
 }
 
-/* ---- The query vector
- * --------------------------------------------------------------------------------- */
+/* ---- The query vector ------------------------------------------------------------------------ */
 
 /* out = normalise(Σ weight × term), f32 [width]. */
 static l2cdb_status query_vector(l2cdb *db, l2c_view *v, const l2cdb_query *q, float *out,

@@ -13,8 +13,7 @@
 #define EXPORT_ROWS 1024
 #define META_LINE_MAX (1 << 20)
 
-/* ---- Metadata lines
- * ----------------------------------------------------------------------------------- */
+/* ---- Metadata lines -------------------------------------------------------------------------- */
 
 typedef struct meta_reader {
     FILE *file; /* NULL: there is no metadata */
@@ -310,8 +309,7 @@ l2cdb_status l2cdb_export_vectors(l2cdb *db, l2cdb_target target, const char *np
     return rc;
 }
 
-/* ---- Query files
- * ---------------------------------------------------------------------------------------------- */
+/* ---- Query files ----------------------------------------------------------------------------- */
 
 l2cdb_status l2cdb_vectors_read(const char *npy_path, float **out, size_t *rows, size_t *width,
                                 l2cdb_error *err) {

@@ -14,8 +14,7 @@
 
 #define REPLAY_ROWS L2C_CHANGE_ROWS
 
-/* ---- The index's source
- * ---------------------------------------------------------------------------- */
+/* ---- The index's source ---------------------------------------------------------------------- */
 
 static l2cdb_status source_count(void *ctx, size_t *out, l2cdb_error *err) {
     const l2c_view_side *side = ctx;
@@ -36,8 +35,7 @@ static l2cdb_status source_replay(void *ctx, int64_t *ids, float *vectors, bool 
                               added, max, got, since, change, err);
 }
 
-/* ---- Making and freeing
- * ------------------------------------------------------------------------------ */
+/* ---- Making and freeing ---------------------------------------------------------------------- */
 
 static void release_side(l2c_view_side *side) {
     if (side == NULL) {
@@ -150,8 +148,7 @@ static l2c_view *current_view(l2cdb *db) {
     return v;
 }
 
-/* ---- Catching up
- * --------------------------------------------------------------------------------------- */
+/* ---- Catching up ----------------------------------------------------------------------------- */
 
 /* Applies one batch of changes, in runs of additions and removals. */
 static l2cdb_status apply_changes(l2c_index *ix, const int64_t *ids, const float *vectors,
@@ -337,8 +334,7 @@ void l2c_view_catch_up(l2cdb *db) {
     l2c_view_release(db, v);
 }
 
-/* ---- Indexes
- * --------------------------------------------------------------------------------------------- */
+/* ---- Indexes --------------------------------------------------------------------------------- */
 
 static const char *kind_plural(l2c_kind kind) {
     return kind == L2C_KIND_IMAGE ? "images" : "captions";
@@ -411,8 +407,7 @@ l2cdb_status l2c_view_index(l2cdb *db, l2c_view *v, l2c_kind kind, l2c_index **o
     return rc;
 }
 
-/* ---- Background builds
- * -------------------------------------------------------------------------------------- */
+/* ---- Background builds ----------------------------------------------------------------------- */
 
 static bool build_goes_on(void *ctx, const char *phase, size_t done, size_t total) {
     const l2cdb *db = ctx;
@@ -500,8 +495,7 @@ void l2c_view_stop_builds(l2cdb *db) {
     l2c_view_wait_build(db);
 }
 
-/* ---- Models, heads, generations
- * -------------------------------------------------------------------------------- */
+/* ---- Models, heads, generations -------------------------------------------------------------- */
 
 static bool hash_is(const l2c_hash *stored, const l2c_hash *found) {
     static const l2c_hash zero;

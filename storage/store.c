@@ -88,8 +88,7 @@ void l2c_store_describe(l2c_buf *out) {
     l2c_buf_printf(out, "sqlite %s", sqlite3_libversion());
 }
 
-/* ---- Small values
- * -------------------------------------------------------------------------------- */
+/* ---- Small values ---------------------------------------------------------------------------- */
 
 l2cdb_status l2c_store_change(l2c_store *s, int64_t *change, l2cdb_error *err) {
     sqlite3_stmt *stmt;
@@ -149,8 +148,7 @@ l2cdb_status l2c_store_set(l2c_store *s, const char *key, const char *value, l2c
     return l2c_write_end(&w, rc, err);
 }
 
-/* ---- Counts
- * --------------------------------------------------------------------------------------- */
+/* ---- Counts ---------------------------------------------------------------------------------- */
 
 static uint64_t file_bytes(const char *path, const char *suffix) {
     char name[4096];
@@ -189,8 +187,7 @@ l2cdb_status l2c_store_count(l2c_store *s, l2c_store_counts *out, l2cdb_error *e
     return rc;
 }
 
-/* ---- Vacuum
- * --------------------------------------------------------------------------------------- */
+/* ---- Vacuum ---------------------------------------------------------------------------------- */
 
 /* Idle readers may hold nothing, but their caches refer to pages that are about to move. */
 static void drop_idle_readers(l2c_store *s) {
@@ -230,8 +227,7 @@ l2cdb_status l2c_store_vacuum(l2c_store *s, l2cdb_error *err) {
     return rc;
 }
 
-/* ---- Backup
- * --------------------------------------------------------------------------------------- */
+/* ---- Backup ---------------------------------------------------------------------------------- */
 
 typedef bool (*backup_progress_fn)(void *ctx, uint64_t done, uint64_t total);
 
@@ -308,8 +304,7 @@ l2cdb_status l2c_store_backup(l2c_store *s, const char *path, backup_progress_fn
     return rc;
 }
 
-/* ---- Check
- * ---------------------------------------------------------------------------------------- */
+/* ---- Check ----------------------------------------------------------------------------------- */
 
 typedef void (*finding_fn)(void *ctx, const char *text);
 
@@ -358,8 +353,7 @@ l2cdb_status l2c_store_check(l2c_store *s, finding_fn finding, void *ctx, l2cdb_
     return rc;
 }
 
-/* ---- What no foreign key can see
- * ------------------------------------------------------------------ */
+/* ---- What no foreign key can see ------------------------------------------------------------- */
 
 /* Items are in the low 40 bits of the keys; bit 40 of a vector's key is its kind. */
 #define ORPHAN_VECTORS                                                                             \

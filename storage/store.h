@@ -53,7 +53,7 @@ int64_t l2c_store_change_pending(const l2c_store *s);
 l2cdb_status l2c_store_get(l2c_store *s, const char *key, char **out, l2cdb_error *err);
 l2cdb_status l2c_store_set(l2c_store *s, const char *key, const char *value, l2cdb_error *err);
 
-/* ---- Images ---- */
+/* ---- Images ---------------------------------------------------------------------------------- */
 
 typedef struct l2c_image_record {
     int64_t id;       /* 0 when new */
@@ -114,7 +114,7 @@ l2cdb_status l2c_thumbnails_put(l2c_store *s, int64_t image_id, const void *jpeg
                                 l2cdb_error *err);
 l2cdb_status l2c_thumbnails_get(l2c_store *s, int64_t image_id, l2c_buf *out, l2cdb_error *err);
 
-/* ---- Captions ---- */
+/* ---- Captions -------------------------------------------------------------------------------- */
 
 typedef struct l2c_caption_record {
     int64_t id, image_id;
@@ -131,7 +131,7 @@ l2cdb_status l2c_captions_get(l2c_store *s, int64_t id, l2c_caption_record *out,
 l2cdb_status l2c_captions_pull(l2c_store *s, l2c_caption_record *out, size_t max, size_t *got,
                                int64_t after_id, l2c_arena *arena, l2cdb_error *err);
 
-/* ---- Features: what a frozen trunk made of an item; named by the trunk's fingerprint ---- */
+/* ---- Features: what a frozen trunk made of an item; named by the trunk's fingerprint --------- */
 
 l2cdb_status l2c_features_put(l2c_store *s, l2c_kind kind, const l2c_hash *trunk, int64_t item_id,
                               const float *v, size_t width, l2cdb_error *err);
@@ -145,7 +145,7 @@ l2cdb_status l2c_features_get(l2c_store *s, l2c_kind kind, const l2c_hash *trunk
 l2cdb_status l2c_features_missing(l2c_store *s, l2c_kind kind, const l2c_hash *trunk, int64_t *ids,
                                   size_t max, size_t *got, int64_t after_id, l2cdb_error *err);
 
-/* ---- Generations ---- */
+/* ---- Generations ----------------------------------------------------------------------------- */
 
 typedef enum l2c_generation_state {
     L2C_GENERATION_FILLING, /* being trained or filled; never answers */
@@ -189,7 +189,7 @@ typedef l2cdb_status (*l2c_heads_row_fn)(void *ctx, const char *name, const size
 l2cdb_status l2c_heads_each(l2c_store *s, int64_t generation, l2c_heads_row_fn fn, void *ctx,
                             l2cdb_error *err);
 
-/* ---- Vectors: unit, one a (space, item); a generation names its space of each kind ---- */
+/* ---- Vectors: unit, one a (space, item); a generation names its space of each kind ----------- */
 
 l2cdb_status l2c_vectors_put(l2c_store *s, int64_t space, l2c_kind kind, int64_t item_id,
                              const float *v, size_t width, l2cdb_error *err);
@@ -215,7 +215,7 @@ l2cdb_status l2c_vectors_replay(l2c_store *s, int64_t space, l2c_kind kind, size
 /* The removal log up to `change` is no longer needed by any index. */
 l2cdb_status l2c_changes_trim(l2c_store *s, int64_t change, l2cdb_error *err);
 
-/* ---- Care ---- */
+/* ---- Care ------------------------------------------------------------------------------------ */
 
 typedef struct l2c_store_counts {
     uint64_t images, images_failed, captions, thumbnails, database_bytes;

@@ -179,8 +179,7 @@ static void captions_are_kept_once(void **state) {
     forget(path);
 }
 
-/* ---- Replay against a model
- * ------------------------------------------------------------------------- */
+/* ---- Replay against a model ------------------------------------------------------------------ */
 
 #define ITEMS 600
 
@@ -292,8 +291,7 @@ static void replay_gives_the_same_rows(void **state) {
     forget(path);
 }
 
-/* ---- Death and full disks
- * --------------------------------------------------------------------------------- */
+/* ---- Death and full disks -------------------------------------------------------------------- */
 
 /* A child that commits batches of three photos and acknowledges each through the pipe. */
 static void write_until_killed(const char *path, int acknowledge, int64_t first) {
