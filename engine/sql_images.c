@@ -6,6 +6,11 @@
  * beforehand how many rows will be asked for: SQLite stops when its LIMIT is met, whatever other
  * conditions it has thrown rows away by, so an answer always has min(k, matches) rows.
  *
+ * Order. Where the index is approximate, a deeper round can find a row that is nearer than one
+ * given already. Such late rows are held back and given when the stream has ended: an answer that
+ * LIMIT cuts off is in order, one that runs out of matches may have them at its end. `SET
+ * search.exact = on` knows no late rows.
+ *
  * Conditions on columns are either turned into a set of ids first (when few rows pass) or checked
  * while records are fetched. SQLite checks all of them again; the push-down only saves work, so a
  * condition may be left out here but must never be stricter than SQLite's own.
@@ -419,7 +424,9 @@ static void set_cost(chooser *c) {
     double passing = c->one_row ? 1 : fmax(1, rows * c->share);
     double cost;
     if (c->p.near) {
-        cost = 2000 + 3 * passing;
+        // Hardly less with conditions than without, so that SQLite does not split an OR into
+        // several searches.
+        cost = c->one_row ? 200 : 2000 + 2 * rows + passing;
     } else if (c->one_row) {
         cost = 10;
         c->info->idxFlags |= SQLITE_INDEX_SCAN_UNIQUE;
@@ -455,7 +462,19 @@ static int best_index(sqlite3_vtab *base, sqlite3_index_info *info) {
 /* The statements of a pass, compiled when they are first needed and kept while the plan is. */
 enum { ROWS, ROW, ROW_FILTERED, IDS, BARE, STATEMENTS };
 
-typedef enum phase { PHASE_ROWS, PHASE_BARE_FIRST, PHASE_STREAM, PHASE_BARE_LAST, PHASE_END } phase;
+typedef enum phase {
+    PHASE_ROWS,
+    PHASE_BARE_FIRST,
+    PHASE_STREAM,
+    PHASE_LATE,
+    PHASE_BARE_LAST,
+    PHASE_END
+} phase;
+
+typedef struct neighbour {
+    int64_t id;
+    float distance;
+} neighbour;
 
 typedef struct cursor {
     sqlite3_vtab_cursor base;
@@ -475,6 +494,9 @@ typedef struct cursor {
     int64_t ids[BATCH_MAX];
     float distances[BATCH_MAX];
     size_t at, got, batch;
+    float reached; /* the largest distance so far */
+    neighbour *late;
+    size_t late_count, late_capacity, late_at;
     bool filtered; /* conditions are checked while fetching */
     double bound;  /* no row beyond this distance is wanted */
     uint64_t limit, emitted;
@@ -568,6 +590,9 @@ static void end_pass(cursor *c) {
     note_pass(c);
     l2c_scan_close(c->scan);
     c->scan = NULL;
+    l2c_free(c->late);
+    c->late = NULL;
+    c->late_count = c->late_capacity = c->late_at = 0;
     for (size_t i = 0; i < STATEMENTS; i++) {
         sqlite3_reset(c->statements[i]);
     }
@@ -804,7 +829,7 @@ static l2cdb_status list_text(sqlite3_value *list, char **out, l2cdb_error *err)
 static l2cdb_status keep_values(cursor *c, sqlite3_value **args, l2cdb_error *err) {
     for (size_t i = 0; i < c->p.terms_count; i++) {
         plan_term *t = &c->p.terms[i];
-        if (t->role != 'f') {
+        if (t->role != 'f' && strchr("qmk", t->role) == NULL) {
             continue;
         }
         if (t->op == 'I') {
@@ -1029,10 +1054,25 @@ static l2cdb_status next_batch(cursor *c, l2cdb_error *err) {
     return rc;
 }
 
+static l2cdb_status hold_back(cursor *c, neighbour n, l2cdb_error *err) {
+    if (c->late_count == c->late_capacity) {
+        size_t more = c->late_capacity == 0 ? 16 : c->late_capacity * 2;
+        neighbour *late = l2c_realloc(c->late, more, sizeof *late);
+        if (late == NULL) {
+            return l2c_fail_nomem(err, more * sizeof *late);
+        }
+        c->late = late;
+        c->late_capacity = more;
+    }
+    c->late[c->late_count++] = n;
+    return L2CDB_OK;
+}
+
 /* One more neighbour that passes, or the end of the stream (*there false). */
 static l2cdb_status next_neighbour(cursor *c, bool *there, l2cdb_error *err) {
     l2cdb_status rc = L2CDB_OK;
     *there = false;
+    c->has_distance = true;
     while (rc == L2CDB_OK && !*there) {
         if (c->at == c->got) {
             rc = next_batch(c, err);
@@ -1040,12 +1080,39 @@ static l2cdb_status next_neighbour(cursor *c, bool *there, l2cdb_error *err) {
                 break;
             }
         }
-        c->distance = c->distances[c->at];
-        c->has_distance = true;
-        if ((double)c->distance > c->bound) {
+        neighbour n = { c->ids[c->at], c->distances[c->at] };
+        if ((double)n.distance > c->bound) {
             break;
         }
-        rc = fetch(c, c->ids[c->at++], c->filtered, there, err);
+        c->at++;
+        if (n.distance < c->reached) {
+            rc = hold_back(c, n, err);
+            continue;
+        }
+        c->reached = c->distance = n.distance;
+        rc = fetch(c, n.id, c->filtered, there, err);
+    }
+    return rc;
+}
+
+static int by_distance(const void *a, const void *b) {
+    const neighbour *x = a, *y = b;
+    if (x->distance != y->distance) {
+        return x->distance < y->distance ? -1 : 1;
+    }
+    return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static l2cdb_status next_late(cursor *c, bool *there, l2cdb_error *err) {
+    l2cdb_status rc = L2CDB_OK;
+    *there = false;
+    if (c->late_at == 0 && c->late_count > 0) {
+        qsort(c->late, c->late_count, sizeof *c->late, by_distance);
+    }
+    while (rc == L2CDB_OK && !*there && c->late_at < c->late_count) {
+        neighbour n = c->late[c->late_at++];
+        c->distance = n.distance;
+        rc = fetch(c, n.id, c->filtered, there, err);
     }
     return rc;
 }
@@ -1088,7 +1155,11 @@ static l2cdb_status advance(cursor *c, l2cdb_error *err) {
             break;
         case PHASE_STREAM:
             rc = next_neighbour(c, &there, err);
-            c->phase = there ? PHASE_STREAM : c->p.bare_last ? PHASE_BARE_LAST : PHASE_END;
+            c->phase = there ? PHASE_STREAM : PHASE_LATE;
+            break;
+        case PHASE_LATE:
+            rc = next_late(c, &there, err);
+            c->phase = there ? PHASE_LATE : c->p.bare_last ? PHASE_BARE_LAST : PHASE_END;
             break;
         default:
             rc = next_bare(c, &there, err);
@@ -1126,6 +1197,7 @@ static int filter(sqlite3_vtab_cursor *base, int number, const char *text, int a
     c->bound = INFINITY;
     c->emitted = 0;
     c->batch = 0;
+    c->reached = -1; // below every distance
     c->at = c->got = 0;
     c->has_distance = c->has_set = c->filtered = false;
     l2cdb_status rc = start(c, args, &e);
@@ -1137,6 +1209,15 @@ static int filter(sqlite3_vtab_cursor *base, int number, const char *text, int a
 
 static int at_end(sqlite3_vtab_cursor *base) {
     return ((cursor *)base)->phase == PHASE_END;
+}
+
+/* The hidden columns hold what was asked: SQLite may check such a condition once more. */
+static void result_argument(const cursor *c, sqlite3_context *context, char role) {
+    for (size_t i = 0; i < c->p.terms_count; i++) {
+        if (c->p.terms[i].role == role && c->values[i] != NULL) {
+            sqlite3_result_value(context, c->values[i]);
+        }
+    }
 }
 
 static int column_value(sqlite3_vtab_cursor *base, sqlite3_context *context, int i) {
@@ -1174,8 +1255,11 @@ static int column_value(sqlite3_vtab_cursor *base, sqlite3_context *context, int
             sqlite3_result_double(context, c->has_distance ? d : INFINITY);
         }
         break;
+    case QUERY:
+        result_argument(c, context, 'q');
+        break;
     default:
-        break; // query and k are what was asked, not what a row has
+        result_argument(c, context, 'k');
     }
     return SQLITE_OK;
 }
@@ -1452,6 +1536,25 @@ static int roll_back(sqlite3_vtab *base) {
     return SQLITE_OK;
 }
 
+/* Where SQLite checks a MATCH that a pass has already answered. Plans that do not answer it are
+ * refused by best_index. */
+static void matched(sqlite3_context *context, int n, sqlite3_value **args) {
+    (void)n;
+    (void)args;
+    sqlite3_result_int(context, 1);
+}
+
+static int find_function(sqlite3_vtab *base, int n, const char *name,
+                         void (**function)(sqlite3_context *, int, sqlite3_value **), void **data) {
+    (void)base;
+    (void)data;
+    if (n != 2 || strcmp(name, "match") != 0) {
+        return 0;
+    }
+    *function = matched;
+    return 1;
+}
+
 /* ---- Registration ------------------------------------------------------------------------------
  */
 
@@ -1474,6 +1577,7 @@ static const sqlite3_module module = {
     .xSync = sync_store,
     .xCommit = commit,
     .xRollback = roll_back,
+    .xFindFunction = find_function,
 };
 
 l2cdb_status l2c_sql_images_register(l2c_sql_conn *c, l2cdb_error *err) {
