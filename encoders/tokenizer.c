@@ -30,7 +30,7 @@
 #define ID_MAX (1u << 24)
 #define ADDED_MAX 65536
 #define FILE_BYTES_MAX (64u << 20) /* the largest in use have 35 MB */
-#define PROBES_MAX 4096 /* of an insertion; a file that needs more was made to */
+#define PROBES_MAX 4096            /* of an insertion; a file that needs more was made to */
 
 static const char gpt2_rule[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
