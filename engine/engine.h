@@ -198,8 +198,7 @@ l2cdb_status l2c_captions_encode(l2cdb *db, l2cdb_progress_fn progress, void *ct
 l2cdb_status l2c_view_fill(l2cdb *db, l2c_view *v, l2cdb_progress_fn progress, void *ctx,
                            uint64_t *filled, l2cdb_error *err);
 
-/* ---- Files of captions -------------------------------------------------------------------------
- */
+/* ---- Files of captions ----------------------------------------------------------------------- */
 
 typedef struct l2c_caption_line {
     const char *image;    /* path, file name, or NULL when `id` names it */
@@ -215,8 +214,7 @@ typedef l2cdb_status (*l2c_caption_line_fn)(void *ctx, const l2c_caption_line *c
 l2cdb_status l2c_captions_read(const char *path, l2c_caption_line_fn fn, void *ctx,
                                l2cdb_error *err);
 
-/* ---- Evaluation --------------------------------------------------------------------------------
- */
+/* ---- Evaluation ------------------------------------------------------------------------------ */
 
 /* Recall of caption vectors f32 [captions_count, width] against photos f32 [images_count, width];
  * owner[c] is the row of caption c's photo. Spec 6.5; ties by lowest row. `cancel` may be NULL. */
@@ -225,8 +223,7 @@ l2cdb_status l2c_eval_vectors(l2cdb_eval_report *out, const float *images, size_
                               size_t width, size_t threads, const volatile bool *cancel,
                               l2cdb_error *err);
 
-/* ---- Progress ----------------------------------------------------------------------------------
- */
+/* ---- Progress -------------------------------------------------------------------------------- */
 
 /* Rate over the last seconds and time left, for l2cdb_progress_fn. */
 typedef struct l2c_meter {
@@ -249,11 +246,12 @@ bool l2c_meter_tick(l2c_meter *m, uint64_t done, const char *detail);
 /* Monotonic seconds. */
 double l2c_now(void);
 
-/* ---- SQL (engine/sql_filter.c) ------------------------------------------------------------------
- */
+/* ---- SQL (engine/sql_filter.c) --------------------------------------------------------------- */
 
-/* The ids of `target`'s rows that satisfy `where`, ascending and unique; freed with l2c_free. */
-l2cdb_status l2c_sql_filter_ids(l2cdb *db, l2cdb_target target, const char *where, int64_t **ids,
-                                size_t *count, l2cdb_error *err);
+/* The ids of `target`'s rows that satisfy `where`, ascending and unique; freed with l2c_free.
+ * timeout_ms 0: no limit. */
+l2cdb_status l2c_sql_filter_ids(l2cdb *db, l2cdb_target target, const char *where,
+                                uint32_t timeout_ms, int64_t **ids, size_t *count,
+                                l2cdb_error *err);
 
 #endif

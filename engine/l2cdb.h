@@ -211,6 +211,7 @@ typedef struct l2cdb_query {
     size_t k; /* default 10, at most 10,000 */
     size_t offset;
     const char *where; /* an SQL condition on the target's columns, e.g. "camera LIKE 'X100%'" */
+    uint32_t where_ms; /* limit on evaluating `where`; 0: none; E_TIMEOUT */
     double score_min;  /* only rows with score ≥ this; default -2 (all) */
     double share_min;  /* --min-p: only rows with score ≥ share × best score; 0: all */
     bool exact;

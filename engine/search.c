@@ -48,9 +48,7 @@ static l2cdb_status query_vector(l2cdb *db, l2c_view *v, const l2cdb_query *q, f
     return rc;
 }
 
-/* ---- Rows
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- Rows ------------------------------------------------------------------------------------ */
 
 static l2cdb_status fill_image(l2cdb *db, l2cdb_row *row, l2c_arena *arena, l2cdb_error *err) {
     l2c_image_record r;
@@ -122,9 +120,7 @@ static l2cdb_status fetch_rows(l2cdb *db, const l2c_view *v, const l2cdb_query *
     return L2CDB_OK;
 }
 
-/* ---- Search
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- Search ---------------------------------------------------------------------------------- */
 
 static l2cdb_status check_query(const l2cdb_query *q, l2cdb_error *err) {
     if (q->terms_count == 0 || q->terms == NULL) {
@@ -201,7 +197,8 @@ static l2cdb_status search_view(l2cdb *db, l2c_view *v, const l2cdb_query *q, l2
     r->timings.encode_ms = (encoded - start) * 1e3;
     bool filtered = q->where != NULL && *q->where != '\0';
     if (rc == L2CDB_OK && filtered) {
-        rc = l2c_sql_filter_ids(db, q->target, q->where, &filter_ids, &filter.count, err);
+        rc = l2c_sql_filter_ids(db, q->target, q->where, q->where_ms, &filter_ids, &filter.count,
+                                err);
         filter.ids = filter_ids;
         r->timings.search_ms = (l2c_now() - encoded) * 1e3;
     }

@@ -7,7 +7,7 @@
 /* The condition may only read, and only be a condition: it is put in parentheses, and a line break
  * keeps a comment at its end from swallowing the closing one. */
 static l2cdb_status prepare_filter(l2cdb *db, l2cdb_target target, const char *where,
-                                   l2cdb_stmt **out, l2cdb_error *err) {
+                                   uint32_t timeout_ms, l2cdb_stmt **out, l2cdb_error *err) {
     const char *table = target == L2CDB_CAPTIONS ? "captions" : "images";
     l2c_buf sql;
     l2c_buf_init(&sql);
@@ -19,7 +19,7 @@ static l2cdb_status prepare_filter(l2cdb *db, l2cdb_target target, const char *w
     if (sql.failed) {
         rc = l2c_fail_nomem(err, sql.size);
     } else {
-        const l2cdb_sql_limits limits = { .read_only = true };
+        const l2cdb_sql_limits limits = { .read_only = true, .timeout_ms = timeout_ms };
         rc = l2cdb_prepare(db, sql.data, &limits, out, err);
     }
     l2c_buf_fini(&sql);
@@ -32,13 +32,14 @@ static l2cdb_status prepare_filter(l2cdb *db, l2cdb_target target, const char *w
     return rc;
 }
 
-l2cdb_status l2c_sql_filter_ids(l2cdb *db, l2cdb_target target, const char *where, int64_t **ids,
-                                size_t *count, l2cdb_error *err) {
+l2cdb_status l2c_sql_filter_ids(l2cdb *db, l2cdb_target target, const char *where,
+                                uint32_t timeout_ms, int64_t **ids, size_t *count,
+                                l2cdb_error *err) {
     l2cdb_stmt *s = NULL;
     size_t capacity = 0;
     *ids = NULL;
     *count = 0;
-    l2cdb_status rc = prepare_filter(db, target, where, &s, err);
+    l2cdb_status rc = prepare_filter(db, target, where, timeout_ms, &s, err);
     if (rc == L2CDB_OK && l2cdb_bind_count(s) > 0) {
         rc = l2c_fail(err, L2CDB_E_INVALID, "a condition has no parameters here");
     }

@@ -174,6 +174,7 @@ static bool read_terms(request *r, search_state *s) {
 static bool read_query(request *r, search_state *s) {
     l2cdb_query *q = &s->query;
     l2cdb_query_init(q);
+    q->where_ms = r->srv->o.sql_ms_max;
     int64_t k = 10, offset = 0, ef = 0, nprobe = 0;
     const char *target = "images";
     if (!l2c_request_int(r, "k", &k, 1, SERVE_K_MAX) ||

@@ -16,6 +16,9 @@ with open(os.path.join(photos.SOURCE, 'docs/openapi.yaml')) as f:
     DOCUMENT = f.read()
 
 
+ENDLESS = 'WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t) SELECT count(*) FROM t'
+
+
 # ---- As much of YAML as the document uses: block maps and lists, plain and quoted scalars, [a, b], >-
 
 def scalar(text):
@@ -152,7 +155,7 @@ def main():
     for i in range(12):
         with open(f'{root}/{i}.png', 'wb') as f:
             f.write(photos.png(i))
-    s = Server([os.path.abspath(sys.argv[1]), 'serve'], '--root', root)
+    s = Server([os.path.abspath(sys.argv[1]), 'serve'], '--root', root, '--sql-seconds', '2')
     check_methods(s)
     c = Checker(s)
     ask = c.ask
@@ -187,6 +190,7 @@ def main():
     ask('POST', '/v1/search', {'vector': [1.0, 2.0]}, 409)
     ask('POST', '/v1/search', {'q': 'x', 'where': 'nonsense ('}, 400)
     ask('POST', '/v1/search', {'q': 'x', 'where': '1) UNION SELECT 1 --'}, 400)
+    ask('POST', '/v1/search', {'q': 'x', 'where': f'1 = ({ENDLESS})'}, 504)
     ask('POST', '/v1/search', {'q': 'x', 'k': 0}, 400)
     ask('POST', '/v1/search', {'q': 'x', 'k': 10000, 'include_vector': True})
     ask('POST', '/v1/search', b'not a picture', 422, {'Content-Type': 'image/png'})
@@ -200,8 +204,7 @@ def main():
                 "CREATE TABLE t(x)", "SELECT writefile('x', 'y')", "SELECT readfile('/etc/passwd')"):
         status, reply = s.json('POST', '/v1/query', {'sql': sql})
         assert status in (400, 403), (sql, status, reply)
-    endless = 'WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t) SELECT count(*) FROM t'
-    ask('POST', '/v1/query', {'sql': endless, 'timeout_ms': 200}, 504)
+    ask('POST', '/v1/query', {'sql': ENDLESS, 'timeout_ms': 200}, 504)
     ask('POST', '/v1/query', {'sql': 'SELECT 1; SELECT 2'}, 400)
     ask('POST', '/v1/query', {'sql': 'SELECT id FROM images', 'rows_max': 2}, 422)
     ask('PUT', '/v1/images?name=upload/new.png', photos.png(77), 201)
