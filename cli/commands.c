@@ -9,6 +9,8 @@ static const struct {
 } commands[] = {
     { "photos and questions", &l2c_cmd_ingest },
     { NULL, &l2c_cmd_search },
+    { NULL, &l2c_cmd_query },
+    { NULL, &l2c_cmd_shell },
     { NULL, &l2c_cmd_serve },
     { NULL, &l2c_cmd_caption },
     { NULL, &l2c_cmd_stats },
