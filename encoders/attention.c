@@ -11,6 +11,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "encoders/gemm.h"
 #include "encoders/layers.h"
 
 enum { QUERY_ROWS = 48, TASKS_PER_THREAD = 4 };
@@ -18,6 +19,7 @@ enum { QUERY_ROWS = 48, TASKS_PER_THREAD = 4 };
 typedef struct job {
     const l2c_attention_args *a;
     size_t parts; /* of the queries of one sequence and key/value head */
+    bool tiles;
 } job;
 
 static size_t round_up(size_t n, size_t to) {
@@ -76,50 +78,59 @@ static void run_tile(const l2c_attention_args *a, const tile *t, size_t head, si
     }
 }
 
-static l2cdb_status run_task(void *ctx, size_t task, l2c_arena *arena, l2cdb_error *err) {
-    const job *j = ctx;
-    const l2c_attention_args *a = j->a;
-    size_t part = task % j->parts, kv_head = task / j->parts % a->kv_heads;
-    size_t s = task / j->parts / a->kv_heads;
-    const size_t *kv_offset = a->kv_offset != NULL ? a->kv_offset : a->q_offset;
-    size_t kv_first = kv_offset[s], q_rows = a->q_offset[s + 1] - a->q_offset[s];
-    size_t begin = part * q_rows / j->parts, end = (part + 1) * q_rows / j->parts;
-    if (begin == end) {
-        return L2CDB_OK;
-    }
-
-    tile t = { .T = kv_offset[s + 1] - kv_first, .D = a->head_dim };
+static l2cdb_status run_part(const l2c_attention_args *a, const l2c_attention_part *p,
+                             l2c_arena *arena, l2cdb_error *err) {
+    tile t = { .T = p->kv_rows, .D = a->head_dim };
     t.T_padded = round_up(t.T, 32);
     t.D_padded = round_up(t.D, 32);
-    l2c_arena_mark mark = l2c_arena_get_mark(arena);
     float *keys = l2c_arena_alloc(arena, t.D * t.T_padded, sizeof *keys);
     float *values = l2c_arena_alloc(arena, t.T * t.D_padded, sizeof *values);
     t.q = l2c_arena_alloc(arena, QUERY_ROWS * t.D, sizeof *t.q);
     t.scores = l2c_arena_alloc(arena, QUERY_ROWS * t.T_padded, sizeof *t.scores);
     t.out = l2c_arena_alloc(arena, QUERY_ROWS * t.D_padded, sizeof *t.out);
     if (keys == NULL || values == NULL || t.q == NULL || t.scores == NULL || t.out == NULL) {
-        l2c_arena_reset(arena, mark);
         return l2c_fail_nomem(err, (t.D + t.D_padded) * t.T_padded * sizeof(float));
     }
-    turn_keys(keys, a->k + kv_first * a->k_stride + kv_head * t.D, a->k_stride, t.T, t.T_padded,
-              t.D);
-    copy_values(values, a->v + kv_first * a->v_stride + kv_head * t.D, a->v_stride, t.T, t.D,
+    turn_keys(keys, a->k + p->kv_first * a->k_stride + p->kv_head * t.D, a->k_stride, t.T,
+              t.T_padded, t.D);
+    copy_values(values, a->v + p->kv_first * a->v_stride + p->kv_head * t.D, a->v_stride, t.T, t.D,
                 t.D_padded);
     t.keys = keys;
     t.values = values;
     size_t group = a->heads / a->kv_heads;
-    for (size_t h = kv_head * group; h < (kv_head + 1) * group; h++) {
-        for (size_t r = begin; r < end; r += QUERY_ROWS) {
-            size_t rows = end - r < QUERY_ROWS ? end - r : QUERY_ROWS;
-            run_tile(a, &t, h, a->q_offset[s] + r, rows);
+    for (size_t h = p->kv_head * group; h < (p->kv_head + 1) * group; h++) {
+        for (size_t r = 0; r < p->q_rows; r += QUERY_ROWS) {
+            size_t rows = p->q_rows - r < QUERY_ROWS ? p->q_rows - r : QUERY_ROWS;
+            run_tile(a, &t, h, p->q_first + r, rows);
         }
     }
-    l2c_arena_reset(arena, mark);
     return L2CDB_OK;
+}
+
+static l2cdb_status run_task(void *ctx, size_t task, l2c_arena *arena, l2cdb_error *err) {
+    const job *j = ctx;
+    const l2c_attention_args *a = j->a;
+    size_t slice = task % j->parts, s = task / j->parts / a->kv_heads;
+    const size_t *kv_offset = a->kv_offset != NULL ? a->kv_offset : a->q_offset;
+    size_t q_rows = a->q_offset[s + 1] - a->q_offset[s];
+    size_t begin = slice * q_rows / j->parts, end = (slice + 1) * q_rows / j->parts;
+    l2c_attention_part p = { .kv_head = task / j->parts % a->kv_heads,
+                             .kv_first = kv_offset[s],
+                             .kv_rows = kv_offset[s + 1] - kv_offset[s],
+                             .q_first = a->q_offset[s] + begin,
+                             .q_rows = end - begin };
+    if (p.q_rows == 0) {
+        return L2CDB_OK;
+    }
+    l2c_arena_mark mark = l2c_arena_get_mark(arena);
+    l2cdb_status rc = j->tiles ? l2c_attention_amx(a, &p, arena, err) : run_part(a, &p, arena, err);
+    l2c_arena_reset(arena, mark);
+    return rc;
 }
 
 l2cdb_status l2c_attention(const l2c_attention_args *a, l2c_workspace *ws, l2cdb_error *err) {
     job j = { .a = a, .parts = 1 };
+    j.tiles = a->bf16 && l2c_gemm_default() == L2C_BACKEND_AMX;
     size_t tasks = a->sequences * a->kv_heads;
     if (ws->threads > 1 && tasks < TASKS_PER_THREAD * ws->threads) {
         j.parts = TASKS_PER_THREAD * ws->threads / tasks;

@@ -7,7 +7,7 @@
 #include "encoders/layers.h"
 #include "engine/base/cpu.h"
 
-enum { ROWS_PER_BLOCK = 128, PARTS_MAX = 4, NAME_BYTES = 256 };
+enum { ROWS_PER_BLOCK = 192, PARTS_MAX = 4, NAME_BYTES = 256 };
 
 l2cdb_status l2c_blocks_init(l2c_blocks *b, size_t count, l2cdb_error *err) {
     *b = (l2c_blocks){ .count = count };
@@ -197,21 +197,24 @@ static l2cdb_status attend(const pass *p, const l2c_sequences *s, const float *q
                            const size_t *q_offset, l2c_workspace *ws, l2cdb_error *err) {
     const l2c_blocks *b = p->b;
     const float *k = p->qkv + b->heads * b->head_dim;
-    return l2c_attention(&(l2c_attention_args){ .q = q,
-                                                .k = k,
-                                                .v = k + b->kv_heads * b->head_dim,
-                                                .q_stride = q_stride,
-                                                .k_stride = p->qkv_width,
-                                                .v_stride = p->qkv_width,
-                                                .out = p->heads,
-                                                .out_stride = b->heads * b->head_dim,
-                                                .heads = b->heads,
-                                                .kv_heads = b->kv_heads,
-                                                .head_dim = b->head_dim,
-                                                .sequences = s->count,
-                                                .q_offset = q_offset,
-                                                .kv_offset = s->offset },
-                         ws, err);
+    return l2c_attention(
+        &(l2c_attention_args){ .q = q,
+                               .k = k,
+                               .v = k + b->kv_heads * b->head_dim,
+                               .q_stride = q_stride,
+                               .k_stride = p->qkv_width,
+                               .v_stride = p->qkv_width,
+                               .out = p->heads,
+                               .out_stride = b->heads * b->head_dim,
+                               .heads = b->heads,
+                               .kv_heads = b->kv_heads,
+                               .head_dim = b->head_dim,
+                               .sequences = s->count,
+                               .q_offset = q_offset,
+                               .kv_offset = s->offset,
+                               .bf16 = b->items[0].qkv != NULL &&
+                                       l2c_linear_precision(b->items[0].qkv) != L2C_PRECISION_F32 },
+        ws, err);
 }
 
 /* The last attention for the kept rows alone; *rows becomes their number. */

@@ -19,8 +19,9 @@ enum { ROWS_PER_PASS = 4096 };
 
 l2c_precision l2c_precision_automatic(const char **why) {
     const l2c_cpu *cpu = l2c_cpu_get();
-    if (l2c_gemm_default() != L2C_BACKEND_ONEDNN) {
-        *why = "only oneDNN multiplies in less than f32";
+    l2c_backend backend = l2c_gemm_default();
+    if (backend == L2C_BACKEND_OPENBLAS) {
+        *why = "OpenBLAS multiplies f32 only";
         return L2C_PRECISION_F32;
     }
     if (cpu->amx_bf16) {

@@ -34,33 +34,52 @@ l2cdb_status l2c_precision_parse(l2c_precision *out, const char *name, l2cdb_err
 }
 
 const char *l2c_backend_name(l2c_backend backend) {
-    static const char *const names[] = { "auto", "naive", "openblas", "onednn" };
+    static const char *const names[] = { "auto", "naive", "openblas", "onednn", "amx" };
     return names[backend];
 }
 
 bool l2c_gemm_has(l2c_backend backend) {
-    return backend != L2C_BACKEND_ONEDNN || onednn != NULL;
+    switch (backend) {
+    case L2C_BACKEND_ONEDNN:
+        return onednn != NULL;
+    case L2C_BACKEND_AMX:
+        return l2c_amx_usable();
+    default:
+        return true;
+    }
 }
 
 l2c_backend l2c_gemm_default(void) {
     const char *wish = getenv("L2CDB_GEMM");
-    for (int b = L2C_BACKEND_NAIVE; wish != NULL && b <= L2C_BACKEND_ONEDNN; b++) {
+    for (int b = L2C_BACKEND_NAIVE; wish != NULL && b <= L2C_BACKEND_AMX; b++) {
         if (strcmp(wish, l2c_backend_name((l2c_backend)b)) == 0 && l2c_gemm_has((l2c_backend)b)) {
             return (l2c_backend)b;
         }
     }
-    return onednn != NULL ? L2C_BACKEND_ONEDNN : L2C_BACKEND_OPENBLAS;
+    return l2c_amx_usable() ? L2C_BACKEND_AMX
+           : onednn != NULL ? L2C_BACKEND_ONEDNN
+                            : L2C_BACKEND_OPENBLAS;
 }
 
-static const l2c_gemm_backend *backend_get(l2c_backend backend) {
+/* NULL if this build or processor has none. */
+static const l2c_gemm_backend *backend_get(l2c_backend backend, l2c_precision precision) {
+    bool shorter = precision == L2C_PRECISION_BF16 || precision == L2C_PRECISION_INT8;
     switch (backend == L2C_BACKEND_AUTO ? l2c_gemm_default() : backend) {
     case L2C_BACKEND_NAIVE:
         return &l2c_gemm_naive;
+    case L2C_BACKEND_OPENBLAS:
+        return &l2c_gemm_openblas;
     case L2C_BACKEND_ONEDNN:
         return onednn;
-    default:
-        return &l2c_gemm_openblas;
+    case L2C_BACKEND_AMX:
+        if (shorter) {
+            return l2c_amx_usable() ? &l2c_gemm_amx : NULL;
+        }
+        return onednn != NULL ? onednn : &l2c_gemm_openblas;
+    case L2C_BACKEND_AUTO:
+        break;
     }
+    return NULL;
 }
 
 /* ---- The team ------------------------------------------------------------------------------- */
@@ -68,7 +87,8 @@ static const l2c_gemm_backend *backend_get(l2c_backend backend) {
 l2c_team l2c_team_begin(size_t threads) {
     l2c_team before = { .omp_before = omp_get_max_threads() };
     // OpenBLAS has threads of its own: beside ours they would only fight for the cores.
-    before.blas_before = l2c_openblas_threads(l2c_gemm_default() == L2C_BACKEND_OPENBLAS ? 1 : 0);
+    before.blas_before = l2c_openblas_threads(
+        backend_get(L2C_BACKEND_AUTO, L2C_PRECISION_F32) == &l2c_gemm_openblas ? 1 : 0);
     size_t cores = l2c_cpu_count();
     omp_set_num_threads((int)(threads == 0 ? cores : threads > 1024 ? 1024 : threads));
     return before;
@@ -80,6 +100,9 @@ void l2c_team_end(l2c_team before) {
 }
 
 /* ---- Weights -------------------------------------------------------------------------------- */
+
+/* Tile kernels read whole tiles of rows. */
+enum { ROWS_MULTIPLE = 32 };
 
 static size_t item_bytes(l2c_precision precision) {
     return precision == L2C_PRECISION_INT8 ? 1 : precision == L2C_PRECISION_BF16 ? 2 : 4;
@@ -190,9 +213,9 @@ l2cdb_status l2c_linear_new(l2c_linear **out, const l2c_linear_part *parts, size
                             size_t in, l2c_precision precision, l2c_backend backend,
                             l2cdb_error *err) {
     *out = NULL;
-    const l2c_gemm_backend *b = backend_get(backend);
+    const l2c_gemm_backend *b = backend_get(backend, precision);
     if (b == NULL) {
-        return l2c_fail(err, L2CDB_E_UNSUPPORTED, "this build has no %s",
+        return l2c_fail(err, L2CDB_E_UNSUPPORTED, "%s does not run here",
                         l2c_backend_name(backend));
     }
     l2c_linear *l = l2c_calloc(1, sizeof *l);
@@ -274,7 +297,8 @@ l2c_row_type l2c_linear_row_type(const l2c_linear *l) {
 l2c_rows l2c_linear_rows(const l2c_linear *l, size_t count, l2c_arena *arena) {
     l2c_rows rows = { .stride = l->in_padded, .type = l2c_linear_row_type(l) };
     size_t bytes;
-    if (!l2c_mul_size(&bytes, count, l->in_padded * item_bytes(l->precision))) {
+    size_t allocated = rows.type == L2C_ROW_F32 ? count : round_up(count, ROWS_MULTIPLE);
+    if (!l2c_mul_size(&bytes, allocated, l->in_padded * item_bytes(l->precision))) {
         return rows;
     }
     char *data = l2c_arena_alloc(arena, bytes, 1);
@@ -336,13 +360,16 @@ static l2cdb_status apply_int8(const l2c_linear *l, const l2c_product *p, const 
     size_t y_stride = p->y_stride != 0 ? p->y_stride : l->out;
     for (size_t r = 0; r < p->rows; r++) {
         const int32_t *from = sums + r * l->out;
-        if (p->y != NULL) {
-            float *y = p->y + r * y_stride;
-            l2c_dequantise_row(y, from, x->scale[r], l->scale, l->bias, l->out, p->post,
-                               p->accumulate);
+        bool aside = p->y == NULL || (p->accumulate && p->post != L2C_POST_NONE);
+        float *y = p->y != NULL ? p->y + r * y_stride : NULL;
+        l2c_dequantise_row(aside ? wide : y, from, x->scale[r], l->scale, l->bias, l->out, p->post,
+                           p->accumulate && !aside);
+        if (y != NULL) {
+            if (aside) {
+                l2c_vec_axpy(y, wide, 1, l->out);
+            }
             continue;
         }
-        l2c_dequantise_row(wide, from, x->scale[r], l->scale, l->bias, l->out, p->post, false);
         l2c_rows *to = p->y_rows;
         if (to->type == L2C_ROW_I8) {
             to->scale[r] = l2c_quantise_row((int8_t *)to->data + r * to->stride, wide, l->out);
@@ -386,9 +413,11 @@ static l2cdb_status apply_unfused(const l2c_linear *l, l2c_raw_product raw, l2c_
 /* f32 or bf16 products into f32 or bf16 rows. An f32 product whose next linear wants other rows (a
  * bundle of mixed precision) goes through f32. */
 static l2cdb_status apply_float(const l2c_linear *l, const l2c_product *p, const void *x,
-                                size_t x_stride, l2c_arena *arena, l2cdb_error *err) {
+                                const float *x_scale, size_t x_stride, l2c_arena *arena,
+                                l2cdb_error *err) {
     l2c_raw_product raw = {
         .x = x,
+        .x_scale = x_scale,
         .x_stride = x_stride,
         .rows = p->rows,
         .y = p->y,
@@ -401,8 +430,9 @@ static l2cdb_status apply_float(const l2c_linear *l, const l2c_product *p, const
     l2c_rows *to = p->y_rows;
     bool convert = false;
     if (p->y == NULL) {
-        convert = to->type == L2C_ROW_I8 ||
-                  (to->type == L2C_ROW_BF16 && l->precision != L2C_PRECISION_BF16);
+        convert =
+            to->type == L2C_ROW_I8 ||
+            (to->type == L2C_ROW_BF16 && l->precision != L2C_PRECISION_BF16 && !l->backend->scales);
         raw.y = convert ? l2c_arena_alloc(arena, p->rows * l->out, sizeof(float)) : to->data;
         raw.y_stride = convert ? l->out : to->stride;
         raw.y_type = !convert && to->type == L2C_ROW_BF16 ? L2C_OUT_BF16 : L2C_OUT_F32;
@@ -434,7 +464,7 @@ l2cdb_status l2c_linear_apply(const l2c_linear *l, const l2c_product *p, l2c_are
     size_t x_stride = p->x_stride != 0 ? p->x_stride : l->in;
     l2cdb_status rc;
     if (p->x != NULL && l->precision == L2C_PRECISION_F32) {
-        rc = apply_float(l, p, p->x, x_stride, arena, err);
+        rc = apply_float(l, p, p->x, NULL, x_stride, arena, err);
         goto done;
     }
     if (p->x != NULL) {
@@ -446,8 +476,9 @@ l2cdb_status l2c_linear_apply(const l2c_linear *l, const l2c_product *p, l2c_are
         l2c_rows_fill(l, &made, p->x, x_stride, p->rows);
         x = &made;
     }
-    rc = l->precision == L2C_PRECISION_INT8 ? apply_int8(l, p, x, arena, err)
-                                            : apply_float(l, p, x->data, x->stride, arena, err);
+    rc = l->precision == L2C_PRECISION_INT8 && !l->backend->scales
+             ? apply_int8(l, p, x, arena, err)
+             : apply_float(l, p, x->data, x->scale, x->stride, arena, err);
 done:
     l2c_arena_reset(arena, mark);
     return rc;
@@ -458,9 +489,9 @@ l2cdb_status l2c_gemm(const l2c_gemm_args *args, l2cdb_error *err) {
 }
 
 l2cdb_status l2c_gemm_with(l2c_backend backend, const l2c_gemm_args *args, l2cdb_error *err) {
-    const l2c_gemm_backend *b = backend_get(backend);
+    const l2c_gemm_backend *b = backend_get(backend, L2C_PRECISION_F32);
     if (b == NULL) {
-        return l2c_fail(err, L2CDB_E_UNSUPPORTED, "this build has no %s",
+        return l2c_fail(err, L2CDB_E_UNSUPPORTED, "%s does not run here",
                         l2c_backend_name(backend));
     }
     return args->m == 0 || args->n == 0 ? L2CDB_OK : b->gemm(args, err);
@@ -468,10 +499,12 @@ l2cdb_status l2c_gemm_with(l2c_backend backend, const l2c_gemm_args *args, l2cdb
 
 void l2c_gemm_describe(l2c_buf *out) {
     l2c_backend chosen = l2c_gemm_default();
-    const char *why = getenv("L2CDB_GEMM") != NULL ? "L2CDB_GEMM is set"
-                      : onednn != NULL             ? "the fastest that this build has"
-                                                   : "this build has no oneDNN";
+    const char *why = getenv("L2CDB_GEMM") != NULL   ? "L2CDB_GEMM is set"
+                      : chosen == L2C_BACKEND_AMX    ? "the processor has matrix tiles"
+                      : chosen == L2C_BACKEND_ONEDNN ? "the fastest that this build has"
+                                                     : "this build has no oneDNN";
     l2c_buf_printf(out, "products: %s (%s)\n", l2c_backend_name(chosen), why);
+    l2c_gemm_amx.describe(out);
     if (onednn != NULL) {
         onednn->describe(out);
     }

@@ -33,17 +33,20 @@
 #include "engine/base/mem.h"
 
 typedef enum l2c_backend {
-    L2C_BACKEND_AUTO, /* L2CDB_GEMM=naive|openblas|onednn in the environment, else the best built */
+    L2C_BACKEND_AUTO, /* L2CDB_GEMM=naive|openblas|onednn|amx in the environment, else the best
+                         built */
     L2C_BACKEND_NAIVE,
     L2C_BACKEND_OPENBLAS,
     L2C_BACKEND_ONEDNN,
+    L2C_BACKEND_AMX, /* our own tile kernels, bf16 and int8; f32 goes to the best of the others */
 } l2c_backend;
 
 /* What AUTO means in this process; never AUTO. */
 l2c_backend l2c_gemm_default(void);
 /* Whether this build holds the backend. */
 bool l2c_gemm_has(l2c_backend backend);
-const char *l2c_backend_name(l2c_backend backend); /* "auto", "naive", "openblas", "onednn" */
+const char *
+l2c_backend_name(l2c_backend backend); /* "auto", "naive", "openblas", "onednn", "amx" */
 
 /* ---- The team of threads -------------------------------------------------------------------- */
 
@@ -97,7 +100,7 @@ typedef enum l2c_row_type {
 } l2c_row_type;
 
 typedef struct l2c_rows {
-    void *data;    /* [count, stride] of `type` */
+    void *data;    /* [count, stride] of `type`, allocated to a multiple of 32 rows unless f32 */
     float *scale;  /* [count], int8 only: value = scale * data */
     size_t stride; /* elements between rows; elements past the width are zero unless f32 */
     l2c_row_type type;

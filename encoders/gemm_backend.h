@@ -27,7 +27,9 @@ typedef enum l2c_out_type {
 } l2c_out_type;
 
 typedef struct l2c_raw_product {
-    const void *x; /* [rows, in_padded] of the precision's type */
+    const void *x; /* [rows, in_padded] of the precision's type; allocated to a multiple of 32 rows
+                    * unless f32 */
+    const float *x_scale; /* [rows], int8 */
     size_t x_stride;
     size_t rows;
     void *y;
@@ -42,6 +44,7 @@ typedef struct l2c_gemm_backend {
     const char *name;
     bool has_bf16, has_int8;
     bool fuses;                    /* bias, activation and accumulation for f32 and bf16 */
+    bool scales;                   /* int8 as well, scales included: y_type is never I32 */
     size_t align_bf16, align_int8; /* in_padded is a multiple of these */
     /* dense: [out, in_padded] of the precision's type, owned by the caller. Fills weights,
      * weights_bytes and layout. */
@@ -56,6 +59,10 @@ typedef struct l2c_gemm_backend {
 extern const l2c_gemm_backend l2c_gemm_naive;
 extern const l2c_gemm_backend l2c_gemm_openblas;
 extern const l2c_gemm_backend l2c_gemm_onednn;
+extern const l2c_gemm_backend l2c_gemm_amx; /* bf16 and int8 only; `gemm` is NULL */
+
+/* Whether this processor runs l2c_gemm_amx. */
+bool l2c_amx_usable(void);
 
 /* gemm_openblas.c. Chooses OpenBLAS's kernels again if it took the processor for an older one;
  * true if it did. Runs by itself before main; a second call finds nothing to do. */

@@ -99,7 +99,7 @@ float l2c_quantise_row(int8_t *out, const float *x, size_t n) {
 
 void l2c_dequantise_row(float *y, const int32_t *sums, float x_scale, const float *scale,
                         const float *bias, size_t n, l2c_post post, bool accumulate) {
-    if (accumulate && post == L2C_POST_NONE) {
+    if (accumulate) {
         get()->dequantise_add(y, sums, x_scale, scale, bias, n);
         return;
     }

@@ -27,7 +27,8 @@ float l2c_softmax_exp(float *x, size_t n);
 
 /* out = round(x / scale), scale = max|x| / 127; returns the scale (0 for a row of zeros). */
 float l2c_quantise_row(int8_t *out, const float *x, size_t n);
-/* y = post(sums * x_scale * scale[i] + bias[i]), added to y if accumulate. bias may be NULL. */
+/* y = post(sums * x_scale * scale[i] + bias[i]); or, if accumulate, y += sums * x_scale * scale[i]
+ * + bias[i] (post is NONE then). bias may be NULL. */
 void l2c_dequantise_row(float *y, const int32_t *sums, float x_scale, const float *scale,
                         const float *bias, size_t n, l2c_post post, bool accumulate);
 void l2c_bf16_row(uint16_t *out, const float *x, size_t n);

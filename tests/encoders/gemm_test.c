@@ -45,7 +45,7 @@ static double max_difference(const float *a, const float *b, size_t n) {
     return most;
 }
 
-static const l2c_backend fast[] = { L2C_BACKEND_OPENBLAS, L2C_BACKEND_ONEDNN };
+static const l2c_backend fast[] = { L2C_BACKEND_OPENBLAS, L2C_BACKEND_ONEDNN, L2C_BACKEND_AMX };
 static const l2c_precision precisions[] = { L2C_PRECISION_F32, L2C_PRECISION_BF16,
                                             L2C_PRECISION_INT8 };
 

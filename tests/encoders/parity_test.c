@@ -644,7 +644,7 @@ int main(void) {
     };
     const struct CMUnitTest photos[] = { cmocka_unit_test_setup(vit_tiny_agrees, choose_f32) };
     int failed = 0;
-    for (int b = L2C_BACKEND_NAIVE; b <= L2C_BACKEND_ONEDNN; b++) {
+    for (int b = L2C_BACKEND_NAIVE; b <= L2C_BACKEND_AMX; b++) {
         backend = (l2c_backend)b;
         if (!l2c_gemm_has(backend)) {
             continue;

@@ -1,0 +1,201 @@
+/* Products of bf16 and int8 tiles (AMX) with everything that follows in one pass.
+ *
+ * Why beside oneDNN: Debian's 2.6.3 multiplies tiles well, but cannot scale by row, so an int8
+ * product leaves int32 sums that have to be read again for scale, bias and activation, and its bf16
+ * sums pass through a buffer of their own. Here a block of 32×32 sums goes from the tiles through
+ * the first-level cache into the next product's input. Measured figures are in docs/model.md.
+ *
+ * Weights are cut into panels of 32 outputs (amx_tiles.h). Inputs are plain rows, allocated up to a
+ * multiple of 32 (l2c_linear_rows), so that a tile may read past the last one. */
+#include "encoders/gemm_backend.h"
+
+#include <omp.h>
+#include <string.h>
+
+#include "encoders/layers.h"
+#include "engine/base/cpu.h"
+
+#if defined(__x86_64__)
+#include "encoders/amx_tiles.h"
+
+static size_t item_bytes(const l2c_linear *l) {
+    return l->precision == L2C_PRECISION_INT8 ? 1 : 2;
+}
+
+static size_t panel_bytes(const l2c_linear *l) {
+    return l->in_padded * item_bytes(l) * L2C_PANEL;
+}
+
+static l2cdb_status pack(l2c_linear *l, const void *dense, l2cdb_error *err) {
+    size_t panels = (l->out + L2C_PANEL - 1) / L2C_PANEL, row_bytes = l->in_padded * item_bytes(l);
+    l->weights_bytes = panels * panel_bytes(l);
+    l->weights = l2c_alloc_aligned(l->weights_bytes, 1);
+    if (l->weights == NULL) {
+        return l2c_fail_nomem(err, l->weights_bytes);
+    }
+#pragma omp parallel for
+    for (size_t p = 0; p < panels; p++) {
+        char *to = (char *)l->weights + p * panel_bytes(l);
+        for (size_t k = 0; k < row_bytes; k += L2C_STEP_BYTES) {
+            for (size_t half = 0; half < 2; half++, to += L2C_TILE_BYTES) {
+                size_t n = p * L2C_PANEL + half * 16;
+                size_t outputs = n >= l->out ? 0 : l->out - n < 16 ? l->out - n : 16;
+                l2c_tiles_pack(to, (const char *)dense + n * row_bytes + k, row_bytes, outputs);
+            }
+        }
+    }
+    return L2CDB_OK;
+}
+
+static void unpack_free(l2c_linear *l) {
+    l2c_free(l->weights);
+}
+
+/* Scale, bias, activation, and the way out for a block of rows and 32 outputs; sums in place. */
+L2C_TILE static void finish(const l2c_linear *l, const l2c_raw_product *p, float *sums, size_t row,
+                            size_t rows, size_t first) {
+    size_t n = l->out - first < L2C_PANEL ? l->out - first : L2C_PANEL;
+    __mmask16 low = n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1);
+    __mmask16 high = n >= 32 ? 0xffff : n <= 16 ? 0 : (__mmask16)((1u << (n - 16)) - 1);
+    __m512 bias0 = _mm512_setzero_ps(), bias1 = bias0, scale0 = bias0, scale1 = bias0;
+    if (p->bias) {
+        bias0 = _mm512_maskz_loadu_ps(low, l->bias + first);
+        bias1 = _mm512_maskz_loadu_ps(high, l->bias + first + 16);
+    }
+    if (l->precision == L2C_PRECISION_INT8) {
+        scale0 = _mm512_maskz_loadu_ps(low, l->scale + first);
+        scale1 = _mm512_maskz_loadu_ps(high, l->scale + first + 16);
+    }
+    for (size_t r = 0; r < rows; r++) {
+        float *s = sums + r * L2C_PANEL;
+        __m512 a, b;
+        if (l->precision == L2C_PRECISION_INT8) {
+            __m512 x = _mm512_set1_ps(p->x_scale[row + r]);
+            a = _mm512_cvtepi32_ps(_mm512_load_si512(s));
+            b = _mm512_cvtepi32_ps(_mm512_load_si512(s + 16));
+            a = _mm512_fmadd_ps(a, _mm512_mul_ps(x, scale0), bias0);
+            b = _mm512_fmadd_ps(b, _mm512_mul_ps(x, scale1), bias1);
+        } else {
+            a = _mm512_add_ps(_mm512_load_ps(s), bias0);
+            b = _mm512_add_ps(_mm512_load_ps(s + 16), bias1);
+        }
+        _mm512_store_ps(s, a);
+        _mm512_store_ps(s + 16, b);
+    }
+    l2c_activate(sums, rows * L2C_PANEL, p->post);
+    for (size_t r = 0; r < rows; r++) {
+        __m512 a = _mm512_load_ps(sums + r * L2C_PANEL),
+               b = _mm512_load_ps(sums + r * L2C_PANEL + 16);
+        size_t at = (row + r) * p->y_stride + first;
+        if (p->y_type == L2C_OUT_BF16) {
+            uint16_t *y = (uint16_t *)p->y + at;
+            _mm256_mask_storeu_epi16(y, low, (__m256i)_mm512_cvtneps_pbh(a));
+            _mm256_mask_storeu_epi16(y + 16, high, (__m256i)_mm512_cvtneps_pbh(b));
+            continue;
+        }
+        float *y = (float *)p->y + at;
+        if (p->accumulate) {
+            a = _mm512_add_ps(a, _mm512_maskz_loadu_ps(low, y));
+            b = _mm512_add_ps(b, _mm512_maskz_loadu_ps(high, y + 16));
+        }
+        _mm512_mask_storeu_ps(y, low, a);
+        _mm512_mask_storeu_ps(y + 16, high, b);
+    }
+}
+
+/* Panels [begin, end) for all rows. A panel is used for every row while it is in the cache. */
+L2C_TILE static void run_panels(const l2c_linear *l, const l2c_raw_product *p, size_t begin,
+                                size_t end) {
+    float sums[L2C_PANEL * L2C_PANEL] __attribute__((aligned(64)));
+    bool int8 = l->precision == L2C_PRECISION_INT8;
+    size_t x_bytes = p->x_stride * item_bytes(l),
+           steps = l->in_padded * item_bytes(l) / L2C_STEP_BYTES;
+    l2c_tiles_begin();
+    for (size_t n = begin; n < end; n++) {
+        const char *panel = (const char *)l->weights + n * panel_bytes(l);
+        for (size_t row = 0; row < p->rows; row += L2C_PANEL) {
+            const char *x = (const char *)p->x + row * x_bytes;
+            size_t rows = p->rows - row < L2C_PANEL ? p->rows - row : L2C_PANEL;
+            if (int8 && rows <= 16) {
+                l2c_tiles_int8_few(sums, sizeof *sums * L2C_PANEL, x, x_bytes, panel, steps);
+            } else if (int8) {
+                l2c_tiles_int8(sums, sizeof *sums * L2C_PANEL, x, x_bytes, panel, steps);
+            } else if (rows <= 16) {
+                l2c_tiles_bf16_few(sums, sizeof *sums * L2C_PANEL, x, x_bytes, panel, steps);
+            } else {
+                l2c_tiles_bf16(sums, sizeof *sums * L2C_PANEL, x, x_bytes, panel, steps);
+            }
+            finish(l, p, sums, row, rows, n * L2C_PANEL);
+        }
+    }
+    l2c_tiles_end();
+}
+
+static l2cdb_status product(const l2c_linear *l, const l2c_raw_product *p, l2c_arena *arena,
+                            l2cdb_error *err) {
+    (void)arena;
+    (void)err;
+    size_t panels = (l->out + L2C_PANEL - 1) / L2C_PANEL;
+    size_t threads = omp_in_parallel() ? 1 : (size_t)omp_get_max_threads();
+    threads = threads < panels ? threads : panels;
+    if (threads == 1) {
+        run_panels(l, p, 0, panels);
+        return L2CDB_OK;
+    }
+#pragma omp parallel for num_threads((int)threads) schedule(static, 1)
+    for (size_t t = 0; t < threads; t++) {
+        run_panels(l, p, t * panels / threads, (t + 1) * panels / threads);
+    }
+    return L2CDB_OK;
+}
+
+bool l2c_amx_usable(void) {
+    const l2c_cpu *cpu = l2c_cpu_get();
+    return cpu->amx_bf16 && cpu->amx_int8 && cpu->avx512_bf16;
+}
+
+#else
+
+static l2cdb_status pack(l2c_linear *l, const void *dense, l2cdb_error *err) {
+    (void)l;
+    (void)dense;
+    return l2c_fail(err, L2CDB_E_UNSUPPORTED, "this processor has no matrix tiles");
+}
+
+static void unpack_free(l2c_linear *l) {
+    l2c_free(l->weights);
+}
+
+static l2cdb_status product(const l2c_linear *l, const l2c_raw_product *p, l2c_arena *arena,
+                            l2cdb_error *err) {
+    (void)l;
+    (void)p;
+    (void)arena;
+    return l2c_fail(err, L2CDB_E_UNSUPPORTED, "this processor has no matrix tiles");
+}
+
+bool l2c_amx_usable(void) {
+    return false;
+}
+
+#endif
+
+static void describe(l2c_buf *out) {
+    l2c_buf_printf(out, "amx: %s\n",
+                   l2c_amx_usable() ? "own kernels for bf16 and int8 tiles"
+                                    : "not on this processor");
+}
+
+const l2c_gemm_backend l2c_gemm_amx = {
+    .name = "amx",
+    .has_bf16 = true,
+    .has_int8 = true,
+    .fuses = true,
+    .scales = true,
+    .align_bf16 = 32,
+    .align_int8 = 64,
+    .pack = pack,
+    .unpack_free = unpack_free,
+    .product = product,
+    .describe = describe,
+};
