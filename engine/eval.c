@@ -243,9 +243,7 @@ static l2cdb_status pairs_from_file(eval_set *s, l2cdb_error *err) {
     return rc;
 }
 
-/* ---- Vectors
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- Vectors --------------------------------------------------------------------------------- */
 
 typedef struct gallery {
     float *images, *captions;
@@ -280,8 +278,9 @@ static l2cdb_status caption_vectors(eval_set *s, const pair *pairs, size_t n, fl
             const pair *p = &pairs[first + i];
             texts[i] = p->text;
             if (p->caption_id != 0) {
-                rc = l2c_vectors_get(s->db->store, s->view->generation.id, L2C_KIND_CAPTION,
-                                     p->caption_id, out + (first + i) * width, width, err);
+                rc = l2c_vectors_get(s->db->store, s->view->generation.space[L2C_KIND_CAPTION],
+                                     L2C_KIND_CAPTION, p->caption_id, out + (first + i) * width,
+                                     width, err);
             }
         }
         if (rc == L2CDB_OK && pairs[first].caption_id == 0) {
@@ -312,9 +311,9 @@ static l2cdb_status make_gallery(eval_set *s, gallery *g, l2c_meter *meter, l2cd
     for (size_t i = 0; i < n; i++) {
         if (s->pairs[i].image_id != current) {
             current = s->pairs[i].image_id;
-            l2cdb_status rc =
-                l2c_vectors_get(s->db->store, s->view->generation.id, L2C_KIND_IMAGE, current,
-                                g->images + g->images_count * width, width, err);
+            l2cdb_status rc = l2c_vectors_get(
+                s->db->store, s->view->generation.space[L2C_KIND_IMAGE], L2C_KIND_IMAGE, current,
+                g->images + g->images_count * width, width, err);
             if (rc != L2CDB_OK && rc != L2CDB_E_NOTFOUND) {
                 return rc;
             }
@@ -389,6 +388,7 @@ static l2cdb_status copy_generation(l2cdb *from, l2c_view *v, l2cdb *to, l2cdb_e
     l2c_generation g = v->generation;
     g.id = 0;
     g.parent = 0;
+    g.space[L2C_KIND_IMAGE] = g.space[L2C_KIND_CAPTION] = 0;
     g.state = L2C_GENERATION_ACTIVE;
     rc = l2c_generations_put(to->store, &g, err);
     if (rc == L2CDB_OK) {

@@ -205,9 +205,10 @@ static l2cdb_status put_caption_vectors(l2cdb *db, const l2c_view *v, int64_t id
     }
     l2cdb_status rc = l2c_features_put(db->store, L2C_KIND_CAPTION, &c->trunk, id, c->features,
                                        c->features_width, err);
-    return rc == L2CDB_OK ? l2c_vectors_put(db->store, v->generation.id, L2C_KIND_CAPTION, id,
-                                            c->vector, v->generation.width, err)
-                          : rc;
+    return rc == L2CDB_OK
+               ? l2c_vectors_put(db->store, v->generation.space[L2C_KIND_CAPTION], L2C_KIND_CAPTION,
+                                 id, c->vector, v->generation.width, err)
+               : rc;
 }
 
 /* Adds when r->id is 0, else changes text and language; with the vectors in one transaction. */

@@ -166,9 +166,11 @@ static l2cdb_status fill_generations(l2c_sql_conn *c, const arguments *a, rows *
     for (size_t i = 0; i < count && rc == L2CDB_OK; i++) {
         const l2c_generation *g = &list[i];
         size_t images = 0, captions = 0;
-        rc = l2c_vectors_count(c->db->store, g->id, L2C_KIND_IMAGE, &images, err);
+        rc =
+            l2c_vectors_count(c->db->store, g->space[L2C_KIND_IMAGE], L2C_KIND_IMAGE, &images, err);
         if (rc == L2CDB_OK) {
-            rc = l2c_vectors_count(c->db->store, g->id, L2C_KIND_CAPTION, &captions, err);
+            rc = l2c_vectors_count(c->db->store, g->space[L2C_KIND_CAPTION], L2C_KIND_CAPTION,
+                                   &captions, err);
         }
         add_row(r, (cell[]){
                        of_int(g->id),
@@ -350,8 +352,8 @@ static l2cdb_status fill_similar(l2c_sql_conn *c, const arguments *a, rows *r, l
     if (rc != L2CDB_OK) {
         return rc;
     }
-    rc = l2c_vectors_get(c->db->store, n.view->generation.id, L2C_KIND_IMAGE, id, n.query,
-                         n.view->generation.width, err);
+    rc = l2c_vectors_get(c->db->store, n.view->generation.space[L2C_KIND_IMAGE], L2C_KIND_IMAGE, id,
+                         n.query, n.view->generation.width, err);
     if (rc == L2CDB_E_NOTFOUND) {
         rc = l2c_fail(err, L2CDB_E_NOTFOUND, "photo %" PRId64 " is not in the database", id);
     }
@@ -403,8 +405,8 @@ static l2cdb_status fill_duplicates(l2c_sql_conn *c, const arguments *a, rows *r
         rc = l2c_sql_poll(c, err);
         int64_t next = 0;
         if (rc == L2CDB_OK) {
-            rc = l2c_vectors_pull(c->db->store, g->id, L2C_KIND_IMAGE, g->width, &next, n.query, 1,
-                                  &got, id, err);
+            rc = l2c_vectors_pull(c->db->store, g->space[L2C_KIND_IMAGE], L2C_KIND_IMAGE, g->width,
+                                  &next, n.query, 1, &got, id, err);
         }
         if (rc != L2CDB_OK || got == 0) {
             break;
