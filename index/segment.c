@@ -338,10 +338,10 @@ static l2cdb_status header_check(const header *h, const l2c_map *map, const char
 
 static l2cdb_status page_check(const page *p, const l2c_map *map, const char *path, size_t width,
                                int64_t generation, int64_t change, l2cdb_error *err) {
-    const header *h = &p->h;
-    if (map->size < sizeof *p || memcmp(h->magic, magic, sizeof magic) != 0) {
+    if (map->size < sizeof *p || memcmp(p->h.magic, magic, sizeof magic) != 0) {
         return l2c_fail(err, L2CDB_E_FORMAT, "%s is not an index of l2cdb", path);
     }
+    const header *h = &p->h;
     if (!page_is_sealed(p)) {
         return l2c_fail(err, L2CDB_E_CORRUPT, "%s: the header differs from its checksum", path);
     }
