@@ -109,8 +109,8 @@ l2cdb_status l2c_model_open(l2c_model **out, const l2c_model_options *options, l
     if (m == NULL) {
         return l2c_fail_nomem(err, sizeof *m);
     }
-    pthread_mutex_init(&m->lock, NULL);
     m->threads = options->threads == 0 ? l2c_cpu_count() : options->threads;
+    l2c_workspaces_init(&m->workspaces, m->threads);
     l2cdb_status rc = l2c_bundle_open(&m->bundle, options->path, err);
     if (rc == L2CDB_OK) {
         l2c_precision precision = choose_precision(options->precision, m->bundle);
@@ -131,16 +131,11 @@ void l2c_model_close(l2c_model *m) {
     if (m == NULL) {
         return;
     }
-    while (m->idle != NULL) {
-        l2c_workspace *ws = m->idle;
-        m->idle = ws->next;
-        l2c_workspace_free(ws);
-    }
+    l2c_workspaces_fini(&m->workspaces);
     l2c_heads_free(m->heads);
     l2c_llama_fini(&m->llama);
     l2c_tower_fini(&m->tower);
     l2c_bundle_close(m->bundle);
-    pthread_mutex_destroy(&m->lock);
     l2c_free(m);
 }
 
@@ -150,23 +145,6 @@ const l2c_model_info *l2c_model_get_info(const l2c_model *m) {
 
 const l2c_heads *l2c_model_get_heads(const l2c_model *m) {
     return m->heads;
-}
-
-static l2cdb_status workspace_take(l2c_model *m, l2c_workspace **out, l2cdb_error *err) {
-    pthread_mutex_lock(&m->lock);
-    *out = m->idle;
-    if (*out != NULL) {
-        m->idle = (*out)->next;
-    }
-    pthread_mutex_unlock(&m->lock);
-    return *out != NULL ? L2CDB_OK : l2c_workspace_new(out, m->threads, err);
-}
-
-static void workspace_give(l2c_model *m, l2c_workspace *ws) {
-    pthread_mutex_lock(&m->lock);
-    ws->next = m->idle;
-    m->idle = ws;
-    pthread_mutex_unlock(&m->lock);
 }
 
 /* ---- Text ----------------------------------------------------------------------------------- */
@@ -235,7 +213,7 @@ l2cdb_status l2c_model_text_features(l2c_model *m, float *out, const char *const
         return no_llm(err);
     }
     l2c_workspace *ws;
-    l2cdb_status rc = workspace_take(m, &ws, err);
+    l2cdb_status rc = l2c_workspaces_take(&m->workspaces, &ws, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
@@ -244,7 +222,7 @@ l2cdb_status l2c_model_text_features(l2c_model *m, float *out, const char *const
     rc = encode_texts(m, out, texts, n, flags, cancel, ws, err);
     l2c_arena_reset(&ws->shared, mark);
     l2c_team_end(team);
-    workspace_give(m, ws);
+    l2c_workspaces_give(&m->workspaces, ws);
     return rc;
 }
 
@@ -295,7 +273,7 @@ l2cdb_status l2c_model_image_features(l2c_model *m, float *out, const float *pix
         return no_tower(err);
     }
     l2c_workspace *ws;
-    l2cdb_status rc = workspace_take(m, &ws, err);
+    l2cdb_status rc = l2c_workspaces_take(&m->workspaces, &ws, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
@@ -307,7 +285,7 @@ l2cdb_status l2c_model_image_features(l2c_model *m, float *out, const float *pix
                                 pixels + first * l2c_model_pixels_count(m), count, ws, err);
     }
     l2c_team_end(team);
-    workspace_give(m, ws);
+    l2c_workspaces_give(&m->workspaces, ws);
     return rc;
 }
 

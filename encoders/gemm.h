@@ -16,11 +16,11 @@
  * with one scale an output, inputs symmetric with one scale a row, found when the row is seen; sums
  * are exact in int32. OpenBLAS has neither, so weights given in bf16 or int8 are widened to f32.
  *
- * Threads. All of it follows one number, the OpenMP thread count that `l2c_team_begin` sets for the
- * calling thread: outside a parallel region a product uses the whole team, inside it one thread.
- * Towers mostly call from inside, each thread with its own rows: measured on two cores with AMX
- * (1024 → 4096, Debian's oneDNN 2.6.3) 2,790 against 1,960 GOP/s in bf16 and 5,580 against 1,840
- * in int8, because everything between two products stays in that core's cache. */
+ * Threads. Towers deal their rows to a crew (workspace.h) and call from inside, where a product
+ * keeps to its thread: measured on two cores with AMX (1024 → 4096, Debian's oneDNN 2.6.3) 2,790
+ * against 1,960 GOP/s in bf16 and 5,580 against 1,840 in int8, because everything between two
+ * products stays in that core's cache. Outside of a deal, oneDNN uses as many threads as
+ * l2c_team_begin said. */
 #ifndef L2C_GEMM_H
 #define L2C_GEMM_H
 

@@ -9,10 +9,10 @@
  * multiple of 32 (l2c_linear_rows), so that a tile may read past the last one. */
 #include "encoders/gemm_backend.h"
 
-#include <omp.h>
 #include <string.h>
 
 #include "encoders/layers.h"
+#include "encoders/workspace.h"
 #include "engine/base/cpu.h"
 
 #if defined(__x86_64__)
@@ -131,22 +131,29 @@ L2C_TILE static void run_panels(const l2c_linear *l, const l2c_raw_product *p, s
     l2c_tiles_end();
 }
 
-static l2cdb_status product(const l2c_linear *l, const l2c_raw_product *p, l2c_arena *arena,
-                            l2cdb_error *err) {
+typedef struct share {
+    const l2c_linear *l;
+    const l2c_raw_product *p;
+    size_t panels, shares;
+} share;
+
+static l2cdb_status run_share(void *ctx, size_t task, l2c_arena *arena, l2cdb_error *err) {
+    const share *s = ctx;
     (void)arena;
     (void)err;
-    size_t panels = (l->out + L2C_PANEL - 1) / L2C_PANEL;
-    size_t threads = omp_in_parallel() ? 1 : (size_t)omp_get_max_threads();
-    threads = threads < panels ? threads : panels;
-    if (threads == 1) {
-        run_panels(l, p, 0, panels);
-        return L2CDB_OK;
-    }
-#pragma omp parallel for num_threads((int)threads) schedule(static, 1)
-    for (size_t t = 0; t < threads; t++) {
-        run_panels(l, p, t * panels / threads, (t + 1) * panels / threads);
-    }
+    run_panels(s->l, s->p, task * s->panels / s->shares, (task + 1) * s->panels / s->shares);
     return L2CDB_OK;
+}
+
+/* Few rows cost what it costs to read the weights: every thread of the crew reads its own panels.
+ */
+static l2cdb_status product(const l2c_linear *l, const l2c_raw_product *p, l2c_arena *arena,
+                            l2cdb_error *err) {
+    share s = { .l = l, .p = p, .panels = (l->out + L2C_PANEL - 1) / L2C_PANEL };
+    l2c_workspace *ws = l2c_workspace_current();
+    s.shares = ws == NULL ? 1 : ws->threads < s.panels ? ws->threads : s.panels;
+    return s.shares == 1 ? run_share(&s, 0, arena, err)
+                         : l2c_deal_tasks(ws, s.shares, run_share, &s, err);
 }
 
 bool l2c_amx_usable(void) {

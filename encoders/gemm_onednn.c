@@ -7,7 +7,7 @@
  * - Making a primitive costs 0.2–2 ms (code is generated), running one with small shapes 2 µs: they
  * are kept in a table by shape for the life of the process. Primitives are immutable and all of
  * them take their scratch from the caller, so one may run in several threads at once.
- * - A primitive is made for a number of threads. Inside a parallel region that is one. */
+ * - A primitive is made for a number of threads. Inside a deal (workspace.h) that is one. */
 #include "encoders/gemm_backend.h"
 
 #include <dnnl.h>
@@ -16,6 +16,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "encoders/workspace.h"
 
 enum { PACK_ROWS = 128, TABLE_SLOTS = 4096, TABLE_MOST = 3000 };
 
@@ -379,7 +381,7 @@ static l2cdb_status product(const l2c_linear *l, const l2c_raw_product *r, l2c_a
     key.post = (int)r->post;
     key.bias = r->bias;
     key.accumulate = r->accumulate;
-    key.threads = omp_in_parallel() ? 1 : omp_get_max_threads();
+    key.threads = l2c_in_deal() ? 1 : omp_get_max_threads();
 
     primitive *p;
     bool owned;

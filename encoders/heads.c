@@ -9,7 +9,7 @@
 
 #include "engine/base/vec.h"
 
-enum { ROWS_AT_ONCE = 1024 };
+enum { ROWS_AT_ONCE = 256 };
 
 /* Small adapters cost nothing and stay exact; from this width on memory traffic counts. */
 enum { HALF_FROM_WIDTH = 1024 };
@@ -21,6 +21,11 @@ static l2c_precision blocks_precision(const l2c_heads_config *c, l2c_precision m
 
 static l2cdb_status build(l2c_heads *h, l2cdb_error *err) {
     l2cdb_status rc = L2CDB_OK;
+    h->workspaces = l2c_calloc(1, sizeof *h->workspaces);
+    if (h->workspaces == NULL) {
+        return l2c_fail_nomem(err, sizeof *h->workspaces);
+    }
+    l2c_workspaces_init(h->workspaces, h->threads);
     if (h->has_text) {
         rc = l2c_adapter_init(&h->adapter, &h->config, h->tensors, h->precision, err);
     }
@@ -61,6 +66,10 @@ void l2c_heads_free(l2c_heads *h) {
     if (h == NULL) {
         return;
     }
+    if (h->workspaces != NULL) {
+        l2c_workspaces_fini(h->workspaces);
+        l2c_free(h->workspaces);
+    }
     l2c_adapter_fini(&h->adapter);
     l2c_linear_free(h->projection);
     l2c_tensors_fini(&h->owned);
@@ -78,7 +87,7 @@ float l2c_heads_logit_scale(const l2c_heads *h) {
 
 /* ---- Features to vectors -------------------------------------------------------------------- */
 
-/* One side; `n` rows at most ROWS_AT_ONCE. */
+/* One side, for some rows. */
 typedef l2cdb_status (*side_fn)(const l2c_heads *h, float *out, const float *features, size_t n,
                                 l2c_arena *arena, l2cdb_error *err);
 
@@ -97,29 +106,47 @@ static l2cdb_status image_side(const l2c_heads *h, float *out, const float *feat
                             arena, err);
 }
 
-static l2cdb_status run_side(const l2c_heads *h, side_fn side, float *out, const float *features,
-                             size_t features_width, size_t n, l2cdb_error *err) {
-    size_t E = h->config.width;
-    l2c_arena arena;
-    l2c_arena_init(&arena, 0);
-    l2c_team team = l2c_team_begin(h->threads);
-    l2cdb_status rc = L2CDB_OK;
-    for (size_t first = 0; rc == L2CDB_OK && first < n; first += ROWS_AT_ONCE) {
-        size_t count = n - first < ROWS_AT_ONCE ? n - first : ROWS_AT_ONCE;
-        float *to = out + first * E;
-        rc = side(h, to, features + first * features_width, count, &arena, err);
-        for (size_t r = 0; rc == L2CDB_OK && r < count; r++) {
-            float norm = l2c_vec_normalize(to + r * E, E);
-            if (!isfinite(norm) || norm < 1e-12F) {
-                rc = l2c_fail(err, L2CDB_E_INVALID,
-                              "row %zu: the vector has length %g, expected a positive number",
-                              first + r, (double)norm);
-                l2c_hint(err, "the features of this row are damaged; encode it again");
-            }
+typedef struct pass {
+    const l2c_heads *h;
+    side_fn side;
+    float *out;
+    const float *features;
+    size_t features_width;
+} pass;
+
+static l2cdb_status run_rows(void *ctx, size_t first, size_t count, l2c_arena *arena,
+                             l2cdb_error *err) {
+    const pass *p = ctx;
+    size_t E = p->h->config.width;
+    float *out = p->out + first * E;
+    l2cdb_status rc =
+        p->side(p->h, out, p->features + first * p->features_width, count, arena, err);
+    for (size_t r = 0; rc == L2CDB_OK && r < count; r++) {
+        float norm = l2c_vec_normalize(out + r * E, E);
+        if (!isfinite(norm) || norm < 1e-12F) {
+            rc = l2c_fail(err, L2CDB_E_INVALID,
+                          "row %zu: the vector has length %g, expected a positive number",
+                          first + r, (double)norm);
+            l2c_hint(err, "the features of this row are damaged; encode it again");
         }
     }
+    return rc;
+}
+
+static l2cdb_status run_side(const l2c_heads *h, side_fn side, float *out, const float *features,
+                             size_t features_width, size_t n, l2cdb_error *err) {
+    l2c_workspace *ws;
+    l2cdb_status rc = l2c_workspaces_take(h->workspaces, &ws, err);
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    pass p = {
+        .h = h, .side = side, .out = out, .features = features, .features_width = features_width
+    };
+    l2c_team team = l2c_team_begin(h->threads);
+    rc = l2c_deal_rows(ws, n, ROWS_AT_ONCE, run_rows, &p, err);
     l2c_team_end(team);
-    l2c_arena_fini(&arena);
+    l2c_workspaces_give(h->workspaces, ws);
     return rc;
 }
 

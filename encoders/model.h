@@ -2,8 +2,6 @@
 #ifndef L2C_MODEL_H
 #define L2C_MODEL_H
 
-#include <pthread.h>
-
 #include "encoders/adapter.h"
 #include "encoders/bundle.h"
 #include "encoders/llama.h"
@@ -21,6 +19,7 @@ struct l2c_heads {
     l2c_tensors owned;
     float *values; /* what `owned` points into */
     size_t threads;
+    l2c_workspaces *workspaces; /* owned */
 };
 
 struct l2c_model {
@@ -30,8 +29,7 @@ struct l2c_model {
     l2c_tower tower; /* if info.has_image */
     l2c_llama llama; /* if info.has_text */
     l2c_heads *heads;
-    pthread_mutex_t lock;
-    l2c_workspace *idle; /* under the lock */
+    l2c_workspaces workspaces;
 };
 
 /* What `auto` becomes on this machine; *why says it for people. */
