@@ -57,13 +57,14 @@ static bool is_installed(const char *program) {
     return false;
 }
 
-/* A pager for answers to a terminal: `less -FSRX` leaves at once when all of it fits. */
+/* A pager for answers to a terminal: `less -FSRXK` leaves at once when all of it fits, and on
+ * Ctrl-C. */
 static FILE *open_pager(void) {
     const char *pager = getenv("PAGER");
     if (pager != NULL ? *pager == '\0' : !is_installed("less")) {
         return NULL;
     }
-    setenv("LESS", "-FSRX", 0);
+    setenv("LESS", "-FSRXK", 0);
     return popen(pager != NULL ? pager : "less", "w");
 }
 

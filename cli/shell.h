@@ -9,6 +9,12 @@
 #include "cli/sql_text.h"
 #include "engine/l2cdb.h"
 
+/* Tables of the file that are the store's own and not shown among the user's. */
+#define L2C_SHELL_STORE_TABLES                                                                     \
+    "'setting', 'change', 'image', 'image_path', 'original', 'thumbnail', 'caption', 'trunk',"     \
+    " 'feature', 'generation', 'head', 'embedding', 'removal', 'sqlite_sequence', 'caption_fts',"  \
+    " 'caption_fts_data', 'caption_fts_idx', 'caption_fts_docsize', 'caption_fts_config'"
+
 typedef struct l2c_shell {
     l2cdb *db;
     l2c_sql_text_options sql;

