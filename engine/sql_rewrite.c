@@ -1350,11 +1350,16 @@ static void edit_core(rewriter *w, size_t select) {
 
 /* ---- Parameters ---------------------------------------------------------------------------- */
 
-/* Gives every parameter the number SQLite would give it in the user's order, because its text may
- * be written in another place or twice. */
+/* Notes every parameter under the number SQLite would give it in the user's order, and writes that
+ * number instead, because its text may be written in another place or twice. Where all have names
+ * they keep them: hosts of the extension bind by name. */
 static void number_parameters(rewriter *w) {
     l2c_rewrite *r = w->out;
     const l2c_tokens *t = &w->tokens;
+    for (size_t i = 0; i < t->count; i++) {
+        r->renumbered = r->renumbered ||
+                        (t->list[i].kind == L2C_TOKEN_PARAM && t->sql[t->list[i].start] == '?');
+    }
     for (size_t i = 0; i < t->count && w->rc == L2CDB_OK; i++) {
         if (t->list[i].kind != L2C_TOKEN_PARAM) {
             continue;
@@ -1399,10 +1404,11 @@ static void number_parameters(rewriter *w) {
                 return;
             }
         }
-        char text[24];
-        snprintf(text, sizeof text, "?%zu", number);
-        w->slots[i].token_text = keep(w, text);
-        r->renumbered = true;
+        if (r->renumbered) {
+            char text[24];
+            snprintf(text, sizeof text, "?%zu", number);
+            w->slots[i].token_text = keep(w, text);
+        }
     }
 }
 

@@ -40,8 +40,9 @@ typedef struct l2c_rewrite {
     size_t operators; /* `<=>` found; for EXPLAIN and tests */
     size_t indexed;   /* table references that got a query */
 
-    /* Parameters as the user counts them, when the text had to renumber them (else 0 and NULL).
-     * names[i] belongs to parameter i + 1 and is NULL for a nameless one. */
+    /* Parameters as the user counts them, where the text may have moved them (else 0 and NULL):
+     * names[i] belongs to parameter i + 1 and is NULL for a nameless one. `renumbered`: they stand
+     * in the text as ?1, ?2, …; otherwise all have names, and SQLite may count them differently. */
     bool renumbered;
     char **names;
     size_t names_count;

@@ -300,15 +300,15 @@ int l2cdb_bind_count(const l2cdb_stmt *s) {
     if (s->stmt == NULL) {
         return 0;
     }
-    return s->rewrite.renumbered ? (int)s->rewrite.names_count
-                                 : sqlite3_bind_parameter_count(s->stmt);
+    return s->rewrite.names_count > 0 ? (int)s->rewrite.names_count
+                                      : sqlite3_bind_parameter_count(s->stmt);
 }
 
 int l2cdb_bind_index(const l2cdb_stmt *s, const char *name) {
     if (s->stmt == NULL) {
         return 0;
     }
-    if (!s->rewrite.renumbered) {
+    if (s->rewrite.names_count == 0) {
         return sqlite3_bind_parameter_index(s->stmt, name);
     }
     for (size_t i = 0; i < s->rewrite.names_count; i++) {
@@ -323,7 +323,7 @@ const char *l2cdb_bind_name(const l2cdb_stmt *s, int i) {
     if (s->stmt == NULL || i < 1) {
         return NULL;
     }
-    if (!s->rewrite.renumbered) {
+    if (s->rewrite.names_count == 0) {
         return sqlite3_bind_parameter_name(s->stmt, i);
     }
     return (size_t)i <= s->rewrite.names_count ? s->rewrite.names[i - 1] : NULL;
@@ -343,29 +343,36 @@ static l2cdb_status bound(int code) {
     }
 }
 
-static sqlite3_stmt *to_bind(l2cdb_stmt *s) {
+/* The number that SQLite has given the user's parameter i. */
+static int place(l2cdb_stmt *s, int i) {
     end(s);
-    return s->stmt;
+    const l2c_rewrite *r = &s->rewrite;
+    if (r->names_count == 0 || r->renumbered) {
+        return i;
+    }
+    return i >= 1 && (size_t)i <= r->names_count
+               ? sqlite3_bind_parameter_index(s->stmt, r->names[i - 1])
+               : 0;
 }
 
 l2cdb_status l2cdb_bind_null(l2cdb_stmt *s, int i) {
-    return bound(sqlite3_bind_null(to_bind(s), i));
+    return bound(sqlite3_bind_null(s->stmt, place(s, i)));
 }
 
 l2cdb_status l2cdb_bind_int64(l2cdb_stmt *s, int i, int64_t v) {
-    return bound(sqlite3_bind_int64(to_bind(s), i, v));
+    return bound(sqlite3_bind_int64(s->stmt, place(s, i), v));
 }
 
 l2cdb_status l2cdb_bind_double(l2cdb_stmt *s, int i, double v) {
-    return bound(sqlite3_bind_double(to_bind(s), i, v));
+    return bound(sqlite3_bind_double(s->stmt, place(s, i), v));
 }
 
 l2cdb_status l2cdb_bind_text(l2cdb_stmt *s, int i, const char *v, size_t size) {
-    return bound(sqlite3_bind_text64(to_bind(s), i, v, size, SQLITE_TRANSIENT, SQLITE_UTF8));
+    return bound(sqlite3_bind_text64(s->stmt, place(s, i), v, size, SQLITE_TRANSIENT, SQLITE_UTF8));
 }
 
 l2cdb_status l2cdb_bind_blob(l2cdb_stmt *s, int i, const void *v, size_t size) {
-    return bound(sqlite3_bind_blob64(to_bind(s), i, v, size, SQLITE_TRANSIENT));
+    return bound(sqlite3_bind_blob64(s->stmt, place(s, i), v, size, SQLITE_TRANSIENT));
 }
 
 l2cdb_status l2cdb_bind_vector(l2cdb_stmt *s, int i, const float *v, size_t n) {

@@ -86,9 +86,9 @@ static const rewrite_case cases[] = {
       "SELECT id, images.distance AS d FROM images(?1) WHERE camera = ?2 AND tags = ?3 ORDER BY "
       "images.rank LIMIT ?4" },
     { "SELECT id, embedding <=> :q FROM images ORDER BY 2",
-      "SELECT id, images.distance FROM images(?1) ORDER BY images.rank" },
+      "SELECT id, images.distance FROM images(:q) ORDER BY images.rank" },
     { "SELECT *, embedding <=> :q d FROM images ORDER BY 2",
-      "SELECT *, cosine_distance(embedding , ?1) d FROM images ORDER BY 2" },
+      "SELECT *, cosine_distance(embedding , :q) d FROM images ORDER BY 2" },
     { "SELECT * FROM images AS i WHERE 0.5 > ?7 <=> i.embedding",
       "SELECT * FROM images(?7) AS i WHERE 0.5 > i.distance" },
     { "SELECT i.path FROM main.images i JOIN captions c ON c.image_id = i.id ORDER BY i.embedding "
