@@ -155,9 +155,7 @@ static l2cdb_status read_jsonl(reader *r, const char *text, size_t n, l2cdb_erro
     return rc;
 }
 
-/* ---- COCO
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- COCO ------------------------------------------------------------------------------------ */
 
 typedef struct coco_image {
     json_int_t id;
@@ -221,9 +219,7 @@ static l2cdb_status read_coco(reader *r, const json_t *root, l2cdb_error *err) {
     return rc;
 }
 
-/* ---- CSV
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- CSV ------------------------------------------------------------------------------------- */
 
 #define CSV_FIELDS_MAX 16
 
@@ -351,9 +347,7 @@ static l2cdb_status read_csv(reader *r, const char *text, size_t n, l2cdb_error 
     return s.rc;
 }
 
-/* ---- The door
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- The door -------------------------------------------------------------------------------- */
 
 static l2cdb_status read_json(reader *r, const char *text, size_t n, l2cdb_error *err) {
     json_t *root;

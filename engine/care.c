@@ -46,9 +46,7 @@ static void add_bytes(void *ctx, const char *path) {
     *bytes += stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
 }
 
-/* ---- Stats
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- Stats ----------------------------------------------------------------------------------- */
 
 static l2cdb_status count_vectors(l2cdb *db, const l2c_generation *g, l2cdb_stats *out,
                                   l2cdb_error *err) {
@@ -115,9 +113,7 @@ l2cdb_status l2cdb_get_stats(l2cdb *db, l2cdb_stats *out, l2cdb_error *err) {
     return rc;
 }
 
-/* ---- Backup
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- Backup ---------------------------------------------------------------------------------- */
 
 typedef struct backup_progress {
     l2cdb *db;
@@ -141,9 +137,7 @@ l2cdb_status l2cdb_backup(l2cdb *db, const char *path, l2cdb_progress_fn progres
     return rc;
 }
 
-/* ---- Vacuum
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- Vacuum ---------------------------------------------------------------------------------- */
 
 /* An index that holds deleted rows is built anew, so that they leave its file. */
 static l2cdb_status clean_index(l2cdb *db, l2c_view *v, l2c_kind kind, l2cdb_error *err) {
@@ -221,9 +215,7 @@ l2cdb_status l2cdb_vacuum(l2cdb *db, l2cdb_error *err) {
     return rc;
 }
 
-/* ---- Check
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- Check ----------------------------------------------------------------------------------- */
 
 typedef struct check_state {
     l2cdb *db;

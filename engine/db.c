@@ -20,8 +20,7 @@ struct l2c_db_model_entry {
     l2c_model *model;
 };
 
-/* ---- Calls and interrupts -----------------------------------------------------------------------
- */
+/* ---- Calls and interrupts -------------------------------------------------------------------- */
 
 void l2c_db_enter(l2cdb *db) {
     pthread_mutex_lock(&db->lock);

@@ -144,9 +144,7 @@ static l2cdb_status encode_file(l2cdb *db, l2c_view *v, const char *path, float 
     return rc;
 }
 
-/* ---- Terms
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- Terms ----------------------------------------------------------------------------------- */
 
 static l2cdb_status copy_given(const l2cdb_term *term, float *out, size_t width, l2cdb_error *err) {
     if (term->data == NULL || term->size != width * sizeof *out) {

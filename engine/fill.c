@@ -122,17 +122,18 @@ static l2cdb_status encode_missing(l2cdb *db, caption_batch *b, l2c_meter *meter
 
 static l2cdb_status captions_of_view(l2cdb *db, l2c_view *v, l2cdb_progress_fn progress, void *ctx,
                                      bool *stale, l2cdb_error *err) {
-    l2c_model *model;
+    // The generation names its trunk, so that the model is loaded only when something is missing.
     uint64_t missing;
-    l2cdb_status rc = l2c_view_model(db, v, &model, err);
+    l2cdb_status rc = count_missing(db, &v->generation.text_trunk, &missing, err);
+    if (rc != L2CDB_OK || missing == 0 || strcmp(v->generation.model, "external") == 0) {
+        return rc;
+    }
+    l2c_model *model;
+    rc = l2c_view_model(db, v, &model, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
     const l2c_model_info *info = l2c_model_get_info(model);
-    rc = count_missing(db, &info->text_trunk, &missing, err);
-    if (rc != L2CDB_OK || missing == 0) {
-        return rc;
-    }
     caption_batch *b = l2c_calloc(1, sizeof *b);
     if (b == NULL) {
         return l2c_fail_nomem(err, sizeof *b);

@@ -86,9 +86,7 @@ static void tell(ingest *j, const char *path, l2cdb_file_outcome outcome, const 
     }
 }
 
-/* ---- Walking
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- Walking --------------------------------------------------------------------------------- */
 
 static bool has_photo_name(const char *path) {
     static const char *const endings[] = { ".jpg", ".jpeg", ".jpe", ".png", ".webp" };
@@ -188,9 +186,7 @@ static l2cdb_status find_files(ingest *j, l2cdb_error *err) {
     return rc;
 }
 
-/* ---- Choosing
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- Choosing -------------------------------------------------------------------------------- */
 
 /* NAME.txt beside NAME.jpg; NULL if there is none. Freed with l2c_free. */
 static char *sidecar_of(const char *path) {
@@ -274,6 +270,46 @@ static void decode_slot(void *ctx) {
     s->decode_s = l2c_now() - start;
 }
 
+/* ---- Model and buffers ----------------------------------------------------------------------- */
+
+static l2cdb_status prepare_reading(ingest *j, l2cdb_error *err) {
+    l2c_view *v;
+    l2cdb_status rc = l2c_view_ensure_generation(j->db, err);
+    if (rc == L2CDB_OK) {
+        rc = l2c_view_get(j->db, &v, err);
+    }
+    if (rc == L2CDB_OK) {
+        rc = l2c_view_model(j->db, v, &j->model, err);
+        l2c_view_release(j->db, v);
+    }
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    const l2c_model_info *info = l2c_model_get_info(j->model);
+    if (!info->has_image) {
+        l2c_fail(err, L2CDB_E_UNSUPPORTED, "model %s has no vision part, photos cannot be encoded",
+                 info->name);
+        return l2c_hint(err, "import a vision part with `l2cdb import-model`");
+    }
+    j->pixels_count = l2c_model_pixels_count(j->model);
+    size_t n = j->batch_max;
+    for (int i = 0; i < 2; i++) {
+        j->batches[i].pixels = l2c_alloc_aligned(n * j->pixels_count, sizeof(float));
+    }
+    j->packed = l2c_alloc_aligned(n * j->pixels_count, sizeof(float));
+    j->features = l2c_alloc_aligned(n * info->image_width, sizeof(float));
+    j->vectors = l2c_alloc_aligned(n * info->width, sizeof(float));
+    for (int i = 0; i < 2; i++) {
+        if (j->batches[i].pixels == NULL) {
+            return l2c_fail_nomem(err, n * j->pixels_count * sizeof(float));
+        }
+    }
+    if (j->packed == NULL || j->features == NULL || j->vectors == NULL) {
+        return l2c_fail_nomem(err, n * j->pixels_count * sizeof(float));
+    }
+    return l2c_pool_new(&j->pool, j->db->options.threads, n, err);
+}
+
 /* ---- Filling a batch ------------------------------------------------------------------------- */
 
 static void clear_batch(batch *b) {
@@ -288,10 +324,22 @@ static slot *add_slot(ingest *j, batch *b, const found_file *f) {
     memset(s, 0, sizeof *s);
     s->job = j;
     s->file = f;
-    s->pixels = b->pixels + b->count * j->pixels_count;
     l2c_photo_init(&s->photo);
     b->count++;
     return s;
+}
+
+/* The first photo that must be read brings the model in: a run that finds nothing new costs no
+ * more than looking. */
+static l2cdb_status read_soon(ingest *j, batch *b, const found_file *f, l2cdb_error *err) {
+    l2cdb_status rc = j->pool == NULL ? prepare_reading(j, err) : L2CDB_OK;
+    if (rc == L2CDB_OK) {
+        float *pixels = b->pixels + b->count * j->pixels_count;
+        slot *s = add_slot(j, b, f);
+        s->pixels = pixels;
+        l2c_pool_submit(j->pool, decode_slot, s);
+    }
+    return rc;
 }
 
 static l2cdb_status fill_batch(ingest *j, batch *b, l2cdb_error *err) {
@@ -307,7 +355,7 @@ static l2cdb_status fill_batch(ingest *j, batch *b, l2cdb_error *err) {
             continue;
         }
         if (c == CHOICE_READ) {
-            l2c_pool_submit(j->pool, decode_slot, add_slot(j, b, f));
+            rc = read_soon(j, b, f, err);
             continue;
         }
         char *sidecar = j->options->sidecars ? sidecar_of(f->path) : NULL;
@@ -399,7 +447,7 @@ static l2cdb_status store_slot(ingest *j, const l2c_view *v, slot *s, l2cdb_erro
         s->outcome = L2CDB_FILE_UNCHANGED;
         return put_sidecar(j, s, err);
     }
-    const l2c_model_info *info = l2c_model_get_info(j->model);
+    const l2c_model_info *info = l2c_model_get_info(j->model); // it was read, so a model is there
     l2c_photo_vectors made = { .generation = &v->generation,
                                .trunk = &info->image_trunk,
                                .features = j->features + s->row * info->image_width,
@@ -413,9 +461,8 @@ static l2cdb_status store_slot(ingest *j, const l2c_view *v, slot *s, l2cdb_erro
     return rc;
 }
 
-/* One transaction. *stale: another generation has become active, and nothing was stored. */
-static l2cdb_status store_batch(ingest *j, l2c_view *v, batch *b, size_t rows, bool *stale,
-                                l2cdb_error *err) {
+/* Features → vectors of v's space. */
+static l2cdb_status make_vectors(ingest *j, l2c_view *v, size_t rows, l2cdb_error *err) {
     const l2c_heads *heads;
     l2c_model *model;
     l2cdb_status rc = l2c_view_heads(j->db, v, &heads, err);
@@ -423,12 +470,16 @@ static l2cdb_status store_batch(ingest *j, l2c_view *v, batch *b, size_t rows, b
         rc = l2c_view_model(j->db, v, &model, err);
     }
     if (rc == L2CDB_OK && model != j->model) {
-        rc = l2c_fail(err, L2CDB_E_MISMATCH, "the database has changed over to another model");
-        l2c_hint(err, "run the ingest again; what was stored is kept");
+        l2c_fail(err, L2CDB_E_MISMATCH, "the database has changed over to another model");
+        rc = l2c_hint(err, "run the ingest again; what was stored is kept");
     }
-    if (rc == L2CDB_OK && rows > 0) {
-        rc = l2c_heads_image(heads, j->vectors, j->features, rows, err);
-    }
+    return rc == L2CDB_OK ? l2c_heads_image(heads, j->vectors, j->features, rows, err) : rc;
+}
+
+/* One transaction. *stale: another generation has become active, and nothing was stored. */
+static l2cdb_status store_batch(ingest *j, l2c_view *v, batch *b, size_t rows, bool *stale,
+                                l2cdb_error *err) {
+    l2cdb_status rc = rows > 0 ? make_vectors(j, v, rows, err) : L2CDB_OK;
     bool current = false;
     if (rc == L2CDB_OK) {
         rc = l2c_view_begin(j->db, v, &current, err);
@@ -514,11 +565,24 @@ static l2cdb_status go_on(ingest *j, const char *detail, l2cdb_error *err) {
     return l2c_db_poll(j->db, err);
 }
 
+static void drain(ingest *j) {
+    if (j->pool != NULL) {
+        l2c_pool_drain(j->pool);
+    }
+}
+
 static l2cdb_status ingest_files(ingest *j, l2cdb_error *err) {
     l2c_meter_start(&j->meter, j->options->progress, j->options->ctx, "ingest", j->files_count);
     size_t turn = 0;
-    l2cdb_status rc = fill_batch(j, &j->batches[turn], err);
-    l2c_pool_drain(j->pool);
+    l2cdb_status rc = L2CDB_OK;
+    for (int i = 0; i < 2 && rc == L2CDB_OK; i++) {
+        j->batches[i].slots = l2c_calloc(j->batch_max, sizeof(slot));
+        rc = j->batches[i].slots != NULL ? L2CDB_OK : l2c_fail_nomem(err, sizeof(slot));
+    }
+    if (rc == L2CDB_OK) {
+        rc = fill_batch(j, &j->batches[turn], err);
+    }
+    drain(j);
     while (rc == L2CDB_OK && j->batches[turn].count > 0) {
         batch *ready = &j->batches[turn], *coming = &j->batches[1 - turn];
         rc = fill_batch(j, coming, err); // decoded by the pool while `ready` is encoded
@@ -529,54 +593,13 @@ static l2cdb_status ingest_files(ingest *j, l2cdb_error *err) {
         if (rc == L2CDB_OK) {
             rc = go_on(j, last, err);
         }
-        l2c_pool_drain(j->pool);
+        drain(j);
         turn = 1 - turn;
     }
     return rc;
 }
 
-/* ---- Buffers
- * --------------------------------------------------------------------------------------------------------------
- */
-
-static l2cdb_status make_buffers(ingest *j, l2cdb_error *err) {
-    l2c_view *v;
-    l2cdb_status rc = l2c_view_ensure_generation(j->db, err);
-    if (rc == L2CDB_OK) {
-        rc = l2c_view_get(j->db, &v, err);
-    }
-    if (rc == L2CDB_OK) {
-        rc = l2c_view_model(j->db, v, &j->model, err);
-        l2c_view_release(j->db, v);
-    }
-    if (rc != L2CDB_OK) {
-        return rc;
-    }
-    const l2c_model_info *info = l2c_model_get_info(j->model);
-    if (!info->has_image) {
-        l2c_fail(err, L2CDB_E_UNSUPPORTED, "model %s has no vision part, photos cannot be encoded",
-                 info->name);
-        return l2c_hint(err, "import a vision part with `l2cdb import-model`");
-    }
-    j->pixels_count = l2c_model_pixels_count(j->model);
-    size_t n = j->batch_max;
-    for (int i = 0; i < 2; i++) {
-        j->batches[i].slots = l2c_calloc(n, sizeof(slot));
-        j->batches[i].pixels = l2c_alloc_aligned(n * j->pixels_count, sizeof(float));
-    }
-    j->packed = l2c_alloc_aligned(n * j->pixels_count, sizeof(float));
-    j->features = l2c_alloc_aligned(n * info->image_width, sizeof(float));
-    j->vectors = l2c_alloc_aligned(n * info->width, sizeof(float));
-    for (int i = 0; i < 2; i++) {
-        if (j->batches[i].slots == NULL || j->batches[i].pixels == NULL) {
-            return l2c_fail_nomem(err, n * j->pixels_count * sizeof(float));
-        }
-    }
-    if (j->packed == NULL || j->features == NULL || j->vectors == NULL) {
-        return l2c_fail_nomem(err, n * j->pixels_count * sizeof(float));
-    }
-    return l2c_pool_new(&j->pool, j->db->options.threads, n, err);
-}
+/* ---- Freeing --------------------------------------------------------------------------------- */
 
 static void free_ingest(ingest *j) {
     l2c_pool_free(j->pool);
@@ -598,9 +621,7 @@ static void free_ingest(ingest *j) {
     l2c_free(j->roots);
 }
 
-/* ---- Pruning
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- Pruning --------------------------------------------------------------------------------- */
 
 typedef struct prune_list {
     const ingest *job;
@@ -673,9 +694,7 @@ static l2cdb_status prune(ingest *j, l2cdb_error *err) {
     return rc;
 }
 
-/* ---- Captions from a file
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- Captions from a file -------------------------------------------------------------------- */
 
 typedef struct caption_job {
     ingest *job;
@@ -755,9 +774,7 @@ static l2cdb_status ingest_captions_file(ingest *j, l2cdb_error *err) {
     return rc;
 }
 
-/* ---- The door
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- The door -------------------------------------------------------------------------------- */
 
 void l2cdb_ingest_options_init(l2cdb_ingest_options *o) {
     *o = (l2cdb_ingest_options){ .sidecars = true };
@@ -793,10 +810,7 @@ static l2cdb_status run(ingest *j, const char *const *paths, size_t paths_count,
         rc = find_files(j, err);
     }
     if (rc == L2CDB_OK && j->files_count > 0) {
-        rc = make_buffers(j, err);
-        if (rc == L2CDB_OK) {
-            rc = ingest_files(j, err);
-        }
+        rc = ingest_files(j, err);
     }
     if (rc == L2CDB_OK && j->options->prune) {
         rc = prune(j, err);

@@ -82,9 +82,7 @@ static l2cdb_status meta_apply(meta_reader *m, json_t **tree, char **meta, l2c_i
     return rc;
 }
 
-/* ---- Import
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- Import ---------------------------------------------------------------------------------- */
 
 static l2cdb_status put_row(l2cdb *db, int64_t space, meta_reader *m, float *v, size_t width,
                             uint64_t row, l2cdb_error *err) {
@@ -213,9 +211,7 @@ l2cdb_status l2cdb_import_vectors(l2cdb *db, const char *npy_path, const char *m
     return rc;
 }
 
-/* ---- Export
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- Export ---------------------------------------------------------------------------------- */
 
 typedef struct npy_out {
     l2c_writer writer;

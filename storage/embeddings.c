@@ -235,8 +235,7 @@ l2cdb_status l2c_vectors_pull(l2c_store *s, int64_t space, l2c_kind kind, size_t
     return rc;
 }
 
-/* ---- Replay -------------------------------------------------------------------------------------
- */
+/* ---- Replay ---------------------------------------------------------------------------------- */
 
 static l2cdb_status log_reaches(l2c_store_conn *c, int64_t since, l2cdb_error *err) {
     sqlite3_stmt *stmt;

@@ -234,7 +234,7 @@ l2cdb_status l2c_generations_activate(l2c_store *s, int64_t id, l2cdb_error *err
 /* The vectors of a space, unless a generation that is left has it. */
 static l2cdb_status drop_space(l2c_store_conn *c, int64_t space, int kind, l2cdb_error *err) {
 #define IN_SPACE                                                                                   \
-    " WHERE id >= (?1 << 41 | ?2 << 40) AND id < (?1 << 41 | ?2 << 40) + (1 << 40)"                \
+    " WHERE id >= ((?1 << 41) | (?2 << 40)) AND id < ((?1 << 41) | (?2 << 40)) + (1 << 40)"        \
     " AND NOT EXISTS (SELECT 1 FROM generation WHERE"                                              \
     "  ?1 = CASE ?2 WHEN 0 THEN image_space ELSE caption_space END)"
     static const char *const statements[] = { "DELETE FROM embedding" IN_SPACE,
@@ -284,8 +284,7 @@ l2cdb_status l2c_generations_drop(l2c_store *s, int64_t id, l2cdb_error *err) {
     return l2c_write_end(&w, rc, err);
 }
 
-/* ---- Heads --------------------------------------------------------------------------------------
- */
+/* ---- Heads ----------------------------------------------------------------------------------- */
 
 l2cdb_status l2c_heads_put(l2c_store *s, int64_t generation, const char *name,
                            const size_t shape[2], const float *data, size_t count,

@@ -81,8 +81,7 @@ l2cdb_status l2c_images_find_hash(l2c_store *s, const l2c_hash *hash, int64_t *i
     return rc;
 }
 
-/* ---- Writing ------------------------------------------------------------------------------------
- */
+/* ---- Writing --------------------------------------------------------------------------------- */
 
 /* Runs a one-parameter statement on an id. */
 static l2cdb_status run_on(l2c_store_conn *c, const char *sql, int64_t id, const char *what,
@@ -417,8 +416,7 @@ l2cdb_status l2c_images_delete(l2c_store *s, const int64_t *ids, size_t n, l2cdb
     return l2c_write_end(&w, rc, err);
 }
 
-/* ---- Reading ------------------------------------------------------------------------------------
- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 static l2cdb_status read_record(sqlite3_stmt *stmt, l2c_image_record *out, l2c_arena *arena,
                                 l2cdb_error *err) {

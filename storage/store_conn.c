@@ -222,8 +222,7 @@ l2cdb_status l2c_store_conn_open(l2c_store_conn **out, const char *path, bool re
     return L2CDB_OK;
 }
 
-/* ---- Readers ----------------------------------------------------------------------------------
- */
+/* ---- Readers --------------------------------------------------------------------------------- */
 
 static uintptr_t this_thread(void) {
     static _Thread_local char mark;
@@ -264,8 +263,7 @@ void l2c_reader_put(l2c_store *s, l2c_store_conn *c) {
     pthread_mutex_unlock(&s->read_lock);
 }
 
-/* ---- Transactions ------------------------------------------------------------------------------
- */
+/* ---- Transactions ---------------------------------------------------------------------------- */
 
 l2cdb_status l2c_store_begin(l2c_store *s, l2cdb_error *err) {
     if (s->writer == NULL) {
@@ -375,8 +373,7 @@ l2cdb_status l2c_write_end(l2c_write *w, l2cdb_status rc, l2cdb_error *err) {
     return rc;
 }
 
-/* ---- Values ------------------------------------------------------------------------------------
- */
+/* ---- Values ---------------------------------------------------------------------------------- */
 
 void l2c_bind_text(sqlite3_stmt *stmt, int i, const char *text) {
     if (text != NULL) {
