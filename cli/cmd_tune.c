@@ -121,6 +121,8 @@ static void print_json(const l2cdb_tune_report *t) {
     l2c_json_out_double(&j, t->seconds, 3);
     l2c_json_out_key(&j, "pairs_per_s");
     l2c_json_out_double(&j, t->pairs_per_s, 1);
+    l2c_json_out_key(&j, "blend");
+    l2c_json_out_double(&j, t->blend, 2);
     json_pair(&j, "held_out", &t->before, &t->after);
     if (t->general_before.images > 0) {
         json_pair(&j, "general", &t->general_before, &t->general_after);

@@ -16,7 +16,8 @@
 #include "encoders/train_kernels.h"
 #include "engine/base/vec.h"
 
-static const double CAPTION_SCALE = 50.0; // spec 6.1
+static const double CAPTION_SCALE = 50.0;  // spec 6.1
+static const double SMALL_PRODUCT = 100e6; // multiplications of the largest product of a step
 
 struct l2c_trainer {
     l2c_trainer_options options;
@@ -76,20 +77,33 @@ static l2cdb_status check_options(const l2c_trainer_options *o, l2cdb_error *err
 /* ---- New and free ---- */
 
 typedef struct fill_ctx {
-    l2c_trainer *t;
+    const l2c_param_table *table;
+    float *block;
     size_t filled;
 } fill_ctx;
 
 static bool fill_param(void *ctx, const l2c_head_tensor *h) {
     fill_ctx *f = ctx;
-    for (size_t i = 0; i < f->t->table.count; i++) {
-        const l2c_param *p = &f->t->table.params[i];
+    for (size_t i = 0; i < f->table->count; i++) {
+        const l2c_param *p = &f->table->params[i];
         if (strcmp(p->name, h->name) == 0 && p->count == h->count) {
-            memcpy(f->t->params + p->offset, h->data, h->count * sizeof(float));
+            memcpy(f->block + p->offset, h->data, h->count * sizeof(float));
             f->filled++;
         }
     }
     return true;
+}
+
+/* The trained tensors of `heads` into a block laid out by the table. */
+static l2cdb_status fill_block(const l2c_param_table *table, float *block, const l2c_heads *heads,
+                               l2cdb_error *err) {
+    fill_ctx f = { .table = table, .block = block };
+    l2cdb_status rc = l2c_heads_visit(heads, fill_param, &f, err);
+    if (rc == L2CDB_OK && f.filled != table->count) {
+        rc = l2c_fail(err, L2CDB_E_INTERNAL, "the heads hold %zu of the %zu trained tensors",
+                      f.filled, table->count);
+    }
+    return rc;
 }
 
 static l2cdb_status allocate(l2c_trainer *t, l2cdb_error *err) {
@@ -155,13 +169,8 @@ l2cdb_status l2c_trainer_new(l2c_trainer **out, const l2c_heads *start,
     if (rc == L2CDB_OK) {
         rc = l2c_heads_new(&t->start, start, NULL, 0, err);
     }
-    fill_ctx f = { .t = t };
     if (rc == L2CDB_OK) {
-        rc = l2c_heads_visit(start, fill_param, &f, err);
-    }
-    if (rc == L2CDB_OK && f.filled != t->table.count) {
-        rc = l2c_fail(err, L2CDB_E_INTERNAL, "the heads hold %zu of the %zu trained tensors",
-                      f.filled, t->table.count);
+        rc = fill_block(&t->table, t->params, start, err);
     }
     if (rc != L2CDB_OK) {
         l2c_trainer_free(t);
@@ -348,7 +357,10 @@ static l2cdb_status take_step(l2c_trainer *t, const l2c_train_batch *b, l2c_trai
 
 l2cdb_status l2c_trainer_step(l2c_trainer *t, const l2c_train_batch *b, l2c_train_step *out,
                               l2cdb_error *err) {
-    l2c_team team = l2c_team_begin(t->start->threads);
+    // Waking a team for a product of microseconds costs more than the product.
+    double work =
+        (double)b->rows * (double)t->table.shape.text_width * (double)t->table.shape.text_hidden;
+    l2c_team team = l2c_team_begin(work < SMALL_PRODUCT ? 1 : t->start->threads);
     l2cdb_status rc = take_step(t, b, out, err);
     l2c_team_end(team);
     return rc;
@@ -363,16 +375,29 @@ static void as_tensor(l2c_head_tensor *out, const l2c_param *p, const float *blo
                               .count = p->count };
 }
 
-l2cdb_status l2c_trainer_get_heads(const l2c_trainer *t, l2c_heads **out, l2cdb_error *err) {
+l2cdb_status l2c_trainer_get_heads(const l2c_trainer *t, double share, l2c_heads **out,
+                                   l2cdb_error *err) {
     *out = NULL;
+    const size_t floats = t->table.floats;
     l2c_head_tensor *list = l2c_calloc(t->table.count, sizeof *list);
-    if (list == NULL) {
-        return l2c_fail_nomem(err, t->table.count * sizeof *list);
+    float *block = share != 1 ? l2c_alloc_aligned(floats, sizeof *block) : NULL;
+    l2cdb_status rc = L2CDB_OK;
+    if (list == NULL || (share != 1 && block == NULL)) {
+        rc = l2c_fail_nomem(err, floats * sizeof *block);
+    } else if (share != 1) {
+        memset(block, 0, floats * sizeof *block);
+        rc = fill_block(&t->table, block, t->start, err);
+        for (size_t i = 0; i < floats; i++) {
+            block[i] += (float)share * (t->params[i] - block[i]);
+        }
     }
-    for (size_t i = 0; i < t->table.count; i++) {
-        as_tensor(&list[i], &t->table.params[i], t->params);
+    if (rc == L2CDB_OK) {
+        for (size_t i = 0; i < t->table.count; i++) {
+            as_tensor(&list[i], &t->table.params[i], share != 1 ? block : t->params);
+        }
+        rc = l2c_heads_new(out, t->start, list, t->table.count, err);
     }
-    l2cdb_status rc = l2c_heads_new(out, t->start, list, t->table.count, err);
+    l2c_free(block);
     l2c_free(list);
     return rc;
 }

@@ -357,8 +357,8 @@ typedef enum l2cdb_objective {
 
 typedef struct l2cdb_tune_options {
     const char *pairs_file;  /* beside the captions in the database; forms as for ingest */
-    size_t epochs, batch;    /* 0: 20 and 256 (chosen by the number of pairs) */
-    double lr, weight_decay; /* 0: 1e-4 … chosen; -1 for none */
+    size_t epochs, batch;    /* 0: 20, and a quarter of the photos between 32 and 1,024 */
+    double lr, weight_decay; /* 0: 1e-4 and 0.05; weight_decay -1: none */
     double warmup;           /* share of the steps */
     uint64_t seed;
     bool tune_image_head; /* the image projection too */
@@ -379,6 +379,7 @@ typedef struct l2cdb_tune_report {
     bool promoted;
     uint64_t photos, pairs, photos_val, pairs_val, steps;
     double loss_first, loss_last, seconds, pairs_per_s;
+    double blend; /* how far the new heads are from the old ones (0) to the trained ones (1) */
     l2cdb_eval_report before, after; /* held-out */
     l2cdb_eval_report general_before,
         general_after; /* a fixed sample of other photos; 0 images: none */

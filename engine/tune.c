@@ -3,10 +3,12 @@
  * The frozen trunks have left one feature vector a photo and a caption in the store; training reads
  * only those. An epoch visits every training photo once, in a random order, with one of its
  * captions chosen at random, so no batch holds two captions of one photo as each other's negatives.
- * After each epoch the held-out photos are ranked and the best epoch is kept. The state is saved
- * beside the database after every epoch, so that an interrupted run can be resumed; the random
- * numbers depend on seed and epoch alone, so that a resumed run ends where an uninterrupted one
- * would.
+ * After each epoch the held-out photos are ranked, under the trained heads and half-way between
+ * them and the old ones, and the best epoch is kept; which point of that line becomes the new
+ * generation is decided by the held-out photos too (l2c_trainer_get_heads says why). The state is
+ * saved beside the database between epochs, so that an interrupted run can be resumed; the
+ * random numbers depend on seed and epoch alone, so that a resumed run ends where an uninterrupted
+ * one would.
  *
  * Source: LLM2CLIP stage 2 on cached features (spec 6.2, 6.3), with caption contrast (6.1). */
 #include <inttypes.h>
@@ -23,6 +25,9 @@
 #include "engine/tune_report.h"
 
 enum { PHOTOS_MIN = 4, PATIENCE = 5, EPOCHS_MAX = 10000 };
+
+/* Saving takes at most this share of the time between two saves. */
+static const double SAVE_SHARE = 0.05;
 
 typedef struct tuning {
     l2cdb *db;
@@ -42,8 +47,11 @@ typedef struct tuning {
     size_t epoch;                   /* epochs done */
     double best_score;              /* below 0: none yet */
     size_t best_epoch;
+    double best_blend;
     l2c_buf best;     /* trainer state of the best epoch */
     char *state_path; /* NULL: nothing is saved */
+    double saved_at, save_s;
+    size_t saved_epoch;
     l2c_meter meter;
 } tuning;
 
@@ -67,7 +75,7 @@ typedef struct state_header {
     char magic[8];
     l2c_hash plan; /* of what must be the same in a resumed run */
     uint64_t epoch, best_epoch;
-    double best_score, loss_first;
+    double best_score, best_blend, loss_first;
     uint64_t trainer_bytes, best_bytes;
 } state_header;
 
@@ -87,13 +95,15 @@ static l2c_hash plan_of(const tuning *t) {
 }
 
 static l2cdb_status save_state(tuning *t, l2cdb_error *err) {
-    if (t->state_path == NULL) {
+    double start = l2c_now();
+    if (t->state_path == NULL || (start - t->saved_at) * SAVE_SHARE < t->save_s) {
         return L2CDB_OK;
     }
     state_header h = { .plan = plan_of(t),
                        .epoch = t->epoch,
                        .best_epoch = t->best_epoch,
                        .best_score = t->best_score,
+                       .best_blend = t->best_blend,
                        .loss_first = t->report->loss_first };
     memcpy(h.magic, MAGIC, sizeof MAGIC);
     l2c_buf b;
@@ -115,6 +125,9 @@ static l2cdb_status save_state(tuning *t, l2cdb_error *err) {
                       : l2c_file_replace(t->state_path, b.data, b.size, err);
     }
     l2c_buf_fini(&b);
+    t->saved_epoch = t->epoch;
+    t->saved_at = l2c_now();
+    t->save_s = t->saved_at - start;
     return rc;
 }
 
@@ -140,9 +153,10 @@ static l2cdb_status read_state(tuning *t, const l2c_map *m, l2cdb_error *err) {
     l2cdb_status rc = l2c_trainer_load(t->trainer, p, (size_t)h.trainer_bytes, err);
     if (rc == L2CDB_OK) {
         l2c_buf_append(&t->best, p + h.trainer_bytes, (size_t)h.best_bytes);
-        t->epoch = (size_t)h.epoch;
+        t->epoch = t->saved_epoch = (size_t)h.epoch;
         t->best_epoch = (size_t)h.best_epoch;
         t->best_score = h.best_score;
+        t->best_blend = h.best_blend;
         t->report->loss_first = h.loss_first;
     }
     return rc;
@@ -188,9 +202,9 @@ static l2cdb_status take_pairs_file(tuning *t, l2cdb_error *err) {
 
 static size_t batch_for(size_t photos, size_t wanted) {
     if (wanted == 0) {
-        // Many negatives help, but a small set needs steps too: about eight an epoch.
+        // Many negatives help, but a small set needs steps too: about four an epoch.
         wanted = 32;
-        while (wanted < 1024 && wanted * 16 <= photos) {
+        while (wanted < 1024 && wanted * 6 <= photos) {
             wanted *= 2;
         }
     }
@@ -266,7 +280,7 @@ static l2cdb_status make_trainer(tuning *t, l2cdb_error *err) {
     size_t rows = (t->train_count + t->steps_per_epoch - 1) / t->steps_per_epoch;
     l2c_trainer_options to;
     l2c_trainer_options_init(&to);
-    to.lr = o->lr > 0 ? o->lr : 2e-4;
+    to.lr = o->lr > 0 ? o->lr : 1e-4;
     to.weight_decay = o->weight_decay > 0 ? o->weight_decay : o->weight_decay < 0 ? 0 : 0.05;
     to.steps_total = (uint64_t)t->steps_per_epoch * t->epochs;
     to.steps_warmup = (uint64_t)(o->warmup * (double)to.steps_total);
@@ -370,31 +384,60 @@ static double score_of(const l2cdb_eval_report *e) {
     return 0.5 * (e->t2i.r10 + e->i2t.r10) + 0.005 * (e->t2i.r1 + e->i2t.r1);
 }
 
-static l2cdb_status judge_epoch(tuning *t, l2cdb_error *err) {
-    double score = (double)t->epoch; // without held-out photos the last epoch is the best
-    if (t->report->photos_val > 0) {
-        l2c_heads *heads;
-        l2cdb_eval_report held_out;
-        l2cdb_status rc = l2c_trainer_get_heads(t->trainer, &heads, err);
-        if (rc != L2CDB_OK) {
-            return rc;
-        }
-        rc = rank(t, L2C_PART_HELD_OUT, heads, &held_out, err);
+/* The held-out photos under the heads at `blend` of the present state. */
+static l2cdb_status rank_blend(tuning *t, double blend, l2cdb_eval_report *out, l2cdb_error *err) {
+    l2c_heads *heads;
+    l2cdb_status rc = l2c_trainer_get_heads(t->trainer, blend, &heads, err);
+    if (rc == L2CDB_OK) {
+        rc = rank(t, L2C_PART_HELD_OUT, heads, out, err);
         l2c_heads_free(heads);
+    }
+    return rc;
+}
+
+static l2cdb_status judge_epoch(tuning *t, l2cdb_error *err) {
+    l2c_tune_epoch *e = &t->curve[t->epoch];
+    double score = (double)t->epoch,
+           blend = 1; // without held-out photos the last epoch is the best
+    if (t->report->photos_val > 0) {
+        l2cdb_eval_report whole, half;
+        l2cdb_status rc = rank_blend(t, 1, &whole, err);
+        if (rc == L2CDB_OK) {
+            rc = rank_blend(t, 0.5, &half, err);
+        }
         if (rc != L2CDB_OK) {
             return rc;
         }
-        score = score_of(&held_out);
-        t->curve[t->epoch].t2i_r10 = held_out.t2i.r10;
-        t->curve[t->epoch].i2t_r10 = held_out.i2t.r10;
+        blend = score_of(&half) >= score_of(&whole) ? 0.5 : 1;
+        const l2cdb_eval_report *better = blend < 1 ? &half : &whole;
+        score = score_of(better);
+        e->t2i_r10 = better->t2i.r10;
+        e->i2t_r10 = better->i2t.r10;
     }
     if (score > t->best_score) {
         t->best_score = score;
         t->best_epoch = t->epoch + 1;
+        t->best_blend = blend;
         l2c_buf_clear(&t->best);
         return l2c_trainer_save(t->trainer, &t->best, err);
     }
     return L2CDB_OK;
+}
+
+/* Looks at the points of the line that the epochs left out; the trainer is at the best epoch. */
+static l2cdb_status choose_blend(tuning *t, l2cdb_error *err) {
+    static const double others[] = { 0.25, 0.75 };
+    l2cdb_status rc = L2CDB_OK;
+    for (size_t i = 0; i < 2 && rc == L2CDB_OK && t->report->photos_val > 0; i++) {
+        l2cdb_eval_report r;
+        rc = rank_blend(t, others[i], &r, err);
+        if (rc == L2CDB_OK && score_of(&r) > t->best_score) {
+            t->best_score = score_of(&r);
+            t->best_blend = others[i];
+        }
+    }
+    t->report->blend = t->best_blend;
+    return rc;
 }
 
 static l2cdb_status train(tuning *t, l2cdb_error *err) {
@@ -425,7 +468,7 @@ static l2cdb_status train(tuning *t, l2cdb_error *err) {
         t->report->loss_last = t->curve[t->epoch - 1].loss;
     }
     if (rc == L2CDB_E_CANCELLED) {
-        l2c_hint(err, "`l2cdb tune --resume` goes on after epoch %zu", t->epoch);
+        l2c_hint(err, "`l2cdb tune --resume` goes on after epoch %zu", t->saved_epoch);
     }
     return rc;
 }
@@ -494,7 +537,10 @@ static l2cdb_status finish(tuning *t, l2cdb_error *err) {
     l2c_heads *heads = NULL;
     l2cdb_status rc = l2c_trainer_load(t->trainer, t->best.data, t->best.size, err);
     if (rc == L2CDB_OK) {
-        rc = l2c_trainer_get_heads(t->trainer, &heads, err);
+        rc = choose_blend(t, err);
+    }
+    if (rc == L2CDB_OK) {
+        rc = l2c_trainer_get_heads(t->trainer, t->best_blend, &heads, err);
     }
     if (rc == L2CDB_OK) {
         rc = rank(t, L2C_PART_HELD_OUT, heads, &t->report->after, err);

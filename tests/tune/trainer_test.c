@@ -74,7 +74,7 @@ static void compare_weights(const l2c_trainer *t, const char *path) {
     l2cdb_error err;
     l2c_heads *now;
     assert_ok(l2c_tensors_open(&d.want, path, &err), &err);
-    assert_ok(l2c_trainer_get_heads(t, &now, &err), &err);
+    assert_ok(l2c_trainer_get_heads(t, 1, &now, &err), &err);
     assert_ok(l2c_heads_visit(now, compare, &d, &err), &err);
     double rms = sqrt(d.sum / (double)d.count);
     printf("  weights off by rms %.2g, at most %.2g\n", rms, d.most);
@@ -208,7 +208,7 @@ static void run_some(l2c_trainer *t, size_t from, size_t to) {
 static l2c_hash fingerprint(const l2c_trainer *t) {
     l2c_heads *h;
     l2cdb_error err;
-    assert_ok(l2c_trainer_get_heads(t, &h, &err), &err);
+    assert_ok(l2c_trainer_get_heads(t, 1, &h, &err), &err);
     l2c_hash hash = l2c_heads_fingerprint(h);
     l2c_heads_free(h);
     return hash;
