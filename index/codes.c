@@ -493,28 +493,32 @@ void l2c_codes_prepare_row(l2c_codes_query *q, const l2c_codes *codes, size_t ro
     };
 }
 
-static inline void prefetch(const uint8_t *p, size_t bytes) {
-    for (size_t i = 0; i < bytes; i += 64) {
-        __builtin_prefetch(p + i);
+void l2c_codes_fetch(const l2c_codes_query *q, const int32_t *rows, size_t n) {
+    size_t bytes = q->codes->row_bytes;
+    for (size_t i = 0; i < n; i++) {
+        const uint8_t *row = q->codes->rows + (size_t)rows[i] * bytes;
+        for (size_t at = 0; at < bytes; at += 64) {
+            __builtin_prefetch(row + at);
+        }
     }
 }
 
-void l2c_codes_dots(float *out, const l2c_codes_query *q, const int32_t *rows, size_t n) {
-    const uint8_t *base = q->codes->rows, *group[4];
-    size_t bytes = q->codes->row_bytes;
-    for (size_t i = 0; i < n && i < 4; i++) {
-        prefetch(base + (size_t)rows[i] * bytes, bytes);
+void l2c_codes_dots4(float out[4], const l2c_codes_query *q, const int32_t *rows, size_t n) {
+    const uint8_t *group[4];
+    for (size_t r = 0; r < 4; r++) {
+        group[r] = q->codes->rows + (size_t)rows[r < n ? r : n - 1] * q->codes->row_bytes;
     }
+    q->codes->dots4(out, q, group);
+}
+
+void l2c_codes_dots(float *out, const l2c_codes_query *q, const int32_t *rows, size_t n) {
+    l2c_codes_fetch(q, rows, n < 4 ? n : 4);
     for (size_t i = 0; i < n; i += 4) {
-        for (size_t r = i + 4; r < n && r < i + 8; r++) {
-            prefetch(base + (size_t)rows[r] * bytes, bytes);
-        }
-        for (size_t r = 0; r < 4; r++) {
-            group[r] = base + (size_t)rows[i + r < n ? i + r : n - 1] * bytes;
-        }
+        size_t m = n - i < 4 ? n - i : 4, left = n - i - m;
         float dots[4];
-        q->codes->dots4(dots, q, group);
-        memcpy(out + i, dots, (n - i < 4 ? n - i : 4) * sizeof *out);
+        l2c_codes_fetch(q, rows + i + m, left < 4 ? left : 4);
+        l2c_codes_dots4(dots, q, rows + i, m);
+        memcpy(out + i, dots, m * sizeof *out);
     }
 }
 

@@ -51,6 +51,10 @@ void l2c_codes_prepare_row(l2c_codes_query *q, const l2c_codes *codes, size_t ro
 
 /* out[i] = dot of the query with rows[i]; prefetches as it goes. */
 void l2c_codes_dots(float *out, const l2c_codes_query *q, const int32_t *rows, size_t n);
+/* Its parts, for loops that do other work in between: asks for the rows' codes to be brought into
+ * the cache, and compares at most four (n ≥ 1) that were. */
+void l2c_codes_fetch(const l2c_codes_query *q, const int32_t *rows, size_t n);
+void l2c_codes_dots4(float out[4], const l2c_codes_query *q, const int32_t *rows, size_t n);
 /* The same for n adjacent codes at `first`. */
 void l2c_codes_dots_block(float *out, const l2c_codes_query *q, const uint8_t *first, size_t n);
 

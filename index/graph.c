@@ -148,7 +148,8 @@ static void prefetch_list(const l2c_graph *g, size_t node, int level) {
     }
 }
 
-/* Expands w->pool, which holds the starting point, on one level. */
+/* Expands w->pool, which holds the starting point, on one level. A row that enters the pool where
+ * it will be expanded next has its list fetched while the rest of its siblings are compared. */
 static void search_level(const l2c_graph *g, const l2c_codes_query *q, l2c_graph_work *w, size_t ef,
                          int level) {
     size_t next = 0;
@@ -160,15 +161,20 @@ static void search_level(const l2c_graph *g, const l2c_codes_query *q, l2c_graph
         }
         w->pool[next].row = node | EXPANDED;
         size_t n = unseen(g, w, node, level);
-        if (next + 1 < w->pool_count) {
-            prefetch_list(g, w->pool[next + 1].row & L2C_NEAR_ROW, level);
-        }
         next++;
-        l2c_codes_dots(w->dots, q, w->rows, n);
         w->distances += n;
-        for (size_t i = 0; i < n; i++) {
-            size_t place = pool_put(w, ef, -w->dots[i], (uint32_t)w->rows[i]);
-            next = place < next ? place : next;
+        l2c_codes_fetch(q, w->rows, n < 4 ? n : 4);
+        for (size_t i = 0; i < n; i += 4) {
+            size_t m = n - i < 4 ? n - i : 4, left = n - i - m;
+            l2c_codes_fetch(q, w->rows + i + m, left < 4 ? left : 4);
+            l2c_codes_dots4(w->dots, q, w->rows + i, m);
+            for (size_t j = 0; j < m; j++) {
+                size_t place = pool_put(w, ef, -w->dots[j], (uint32_t)w->rows[i + j]);
+                if (place <= next) {
+                    next = place;
+                    prefetch_list(g, (size_t)w->rows[i + j], level);
+                }
+            }
         }
     }
 }
