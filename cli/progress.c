@@ -84,7 +84,8 @@ static size_t compose(char *line, size_t size, const l2c_progress *self, const l
             snprintf(line + n, size - (size_t)n, "   eta %s", l2c_progress_duration(eta, p->eta_s));
     }
     if (p->detail != NULL && *p->detail != '\0') {
-        char *clean = l2c_term_clean(p->detail, strlen(p->detail));
+        const char *name = *p->detail == '/' ? strrchr(p->detail, '/') + 1 : p->detail;
+        char *clean = l2c_term_clean(name, strlen(name));
         if (clean != NULL) {
             n += snprintf(line + n, size - (size_t)n, "   %s", clean);
             free(clean);

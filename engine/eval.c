@@ -1,7 +1,8 @@
 /* Retrieval figures: recall at 1, 5 and 10 and the median rank, both ways. Source: spec 6.5, after
  * llm2clip/training/zeroshot_retrieval.py; scores in f32, ties by the lowest row.
  *
- * The gallery is the photos that have a caption. Photos come from the database, or from a
+ * The gallery is the photos that have a caption, in whatever language: asking in one language only
+ * must not make the task easier. Photos come from the database, or from a
  * directory, which is then ingested into a temporary database; captions come from the database or
  * from a file. */
 #include "engine/engine.h"
@@ -164,6 +165,7 @@ typedef struct pair {
     int64_t image_id;
     int64_t caption_id; /* 0: from a file, its text is `text` */
     const char *text;
+    bool query; /* false: only shows that the photo belongs to the gallery */
     size_t order;
 } pair;
 
@@ -174,7 +176,7 @@ typedef struct eval_set {
     const l2c_photo_names *names;
     l2c_arena arena;
     pair *pairs;
-    size_t count, capacity;
+    size_t count, capacity, queries;
 } eval_set;
 
 static l2cdb_status add_pair(eval_set *s, pair p, l2cdb_error *err) {
@@ -188,6 +190,7 @@ static l2cdb_status add_pair(eval_set *s, pair p, l2cdb_error *err) {
         s->capacity = capacity;
     }
     p.order = s->count;
+    s->queries += p.query ? 1 : 0;
     s->pairs[s->count++] = p;
     return L2CDB_OK;
 }
@@ -207,10 +210,10 @@ static l2cdb_status pairs_from_store(eval_set *s, l2cdb_error *err) {
         rc = l2c_captions_pull(s->db->store, records, 256, &got, last, &s->arena, err);
         for (size_t i = 0; i < got && rc == L2CDB_OK; i++) {
             last = records[i].id;
-            if (language_fits(s, records[i].language)) {
-                rc = add_pair(
-                    s, (pair){ .image_id = records[i].image_id, .caption_id = records[i].id }, err);
-            }
+            pair p = { .image_id = records[i].image_id,
+                       .caption_id = records[i].id,
+                       .query = language_fits(s, records[i].language) };
+            rc = add_pair(s, p, err);
         }
         l2c_arena_reset(&s->arena, mark);
     }
@@ -220,8 +223,11 @@ static l2cdb_status pairs_from_store(eval_set *s, l2cdb_error *err) {
 static l2cdb_status pair_from_line(void *ctx, const l2c_caption_line *line, l2cdb_error *err) {
     eval_set *s = ctx;
     int64_t id = line->id != 0 ? line->id : l2c_photo_names_find(s->names, line->image);
-    if (id == 0 || !language_fits(s, line->language)) {
+    if (id == 0) {
         return L2CDB_OK;
+    }
+    if (!language_fits(s, line->language)) {
+        return add_pair(s, (pair){ .image_id = id }, err);
     }
     size_t bytes = strlen(line->text) + 1;
     char *text = l2c_arena_alloc(&s->arena, bytes, 1);
@@ -229,7 +235,7 @@ static l2cdb_status pair_from_line(void *ctx, const l2c_caption_line *line, l2cd
         return l2c_fail_nomem(err, bytes);
     }
     memcpy(text, line->text, bytes);
-    return add_pair(s, (pair){ .image_id = id, .text = text }, err);
+    return add_pair(s, (pair){ .image_id = id, .text = text, .query = true }, err);
 }
 
 static l2cdb_status pairs_from_file(eval_set *s, l2cdb_error *err) {
@@ -320,7 +326,7 @@ static l2cdb_status make_gallery(eval_set *s, gallery *g, l2c_meter *meter, l2cd
             has_vector = rc == L2CDB_OK;
             g->images_count += has_vector ? 1 : 0;
         }
-        if (has_vector) {
+        if (has_vector && s->pairs[i].query) {
             s->pairs[g->captions_count] = s->pairs[i];
             g->owner[g->captions_count++] = g->images_count - 1;
         }
@@ -339,14 +345,14 @@ static l2cdb_status eval_view(l2cdb *db, l2c_view *v, const l2cdb_eval_options *
     l2c_arena_init(&s.arena, 0);
     l2cdb_status rc =
         o->captions_file != NULL ? pairs_from_file(&s, err) : pairs_from_store(&s, err);
-    if (rc == L2CDB_OK && s.count == 0) {
+    if (rc == L2CDB_OK && s.queries == 0) {
         l2c_fail(err, L2CDB_E_NOTFOUND, "no caption%s%s belongs to a photo of %s",
                  o->language != NULL ? " in language " : "", o->language != NULL ? o->language : "",
                  db->path);
         rc = l2c_hint(err, "name a captions file whose photos have been ingested");
     }
     l2c_meter meter;
-    l2c_meter_start(&meter, o->progress, o->ctx, "captions", s.count);
+    l2c_meter_start(&meter, o->progress, o->ctx, "captions", s.queries);
     if (rc == L2CDB_OK) {
         rc = make_gallery(&s, &g, &meter, err);
     }

@@ -29,7 +29,7 @@ printf '$ %s ingest …   (%s arguments)\n' "$l2cdb" $#
 "$l2cdb" ingest --db photos.l2cdb "$@"
 
 show search -n 3 "a red ladybug"
-show search -n 3 "ein Sonnenuntergang"
+show search -n 3 "eine Sanddüne"
 show search -n 3 "les montagnes"
 
 cat <<END
