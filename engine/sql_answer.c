@@ -43,7 +43,7 @@ static void set_int(l2c_answer_cell *c, int64_t v) {
 }
 
 static void set_real(l2c_answer_cell *c, double v) {
-    *c = (l2c_answer_cell){ .type = L2CDB_FLOAT, .real = v };
+    *c = (l2c_answer_cell){ .type = L2CDB_FLOAT, .real = round(v * 1e4) / 1e4 };
 }
 
 static l2cdb_status add_line(l2c_answer *a, l2c_buf *line, l2cdb_error *err) {

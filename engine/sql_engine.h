@@ -9,6 +9,7 @@
 #ifndef L2C_SQL_ENGINE_H
 #define L2C_SQL_ENGINE_H
 
+#include <math.h>
 #include <sqlite3.h>
 
 #include "engine/engine.h"
@@ -96,6 +97,12 @@ l2cdb_status l2c_sql_vector_of(sqlite3_value *value, l2c_sql_vector *out, l2cdb_
 /* The subtype that marks a blob as a vector. */
 #define L2C_SQL_VECTOR_SUBTYPE 'v'
 void l2c_sql_result_vector(sqlite3_context *context, const float *data, size_t width);
+
+/* A distance or a score as SQL shows it: f32 near 1 is good for seven decimals, and a value cut to
+ * them is the same whether the index or cosine_distance() has computed it. */
+static inline double l2c_sql_decimals(double v) {
+    return round(v * 1e7) / 1e7;
+}
 
 /* E_CANCELLED after an interrupt, E_TIMEOUT past the deadline, else OK; for loops of our own. */
 l2cdb_status l2c_sql_poll(l2c_sql_conn *c, l2cdb_error *err);

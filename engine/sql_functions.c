@@ -155,8 +155,8 @@ static bool two_vectors(sqlite3_context *context, sqlite3_value **args, l2c_sql_
 /* ---- Distance ---------------------------------------------------------------------------------
  */
 
-/* 1 − a·b / (|a||b|) in f32. Vectors within 1e-5 of unit length, as all stored ones are, are not
- * divided again, so that the result equals the index's to the last bits. */
+/* 1 − a·b / (|a||b|). Vectors within 1e-5 of unit length, as all stored ones are, are not divided
+ * again, so that the result equals the index's. */
 static double cosine_distance(const float *a, const float *b, size_t n) {
     float aa = l2c_vec_norm(a, n), bb = l2c_vec_norm(b, n);
     float dot = l2c_vec_dot(a, b, n);
@@ -166,7 +166,7 @@ static double cosine_distance(const float *a, const float *b, size_t n) {
     if (fabsf(bb - 1.0f) > 1e-5f) {
         dot /= fmaxf(bb, 1e-12f);
     }
-    return (double)(1.0f - dot);
+    return l2c_sql_decimals(1.0 - (double)dot);
 }
 
 static void sql_cosine_distance(sqlite3_context *context, int n, sqlite3_value **args) {

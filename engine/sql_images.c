@@ -561,13 +561,12 @@ static void note_pass(cursor *c) {
         }
         l2c_buf_puts(&b, text);
         if (c->has_set) {
-            l2c_buf_puts(&b, "; filter first, on ");
+            l2c_buf_puts(&b, sp.filter_first ? " on " : "; filter as a set, on ");
             describe_conditions(c, &b);
-            l2c_buf_printf(&b, " (%zu rows pass)", c->set_rows);
+            l2c_buf_printf(&b, " (%zu pass)", c->set_rows);
         } else if (conditions > 0) {
-            l2c_buf_puts(&b, "; search first, filter on ");
+            l2c_buf_puts(&b, "; search first, neighbours filtered on ");
             describe_conditions(c, &b);
-            l2c_buf_puts(&b, " applied to the neighbours");
         }
     } else {
         l2c_buf_puts(&b, conditions > 0 ? "records by " : "all records");
@@ -1233,7 +1232,7 @@ static int column_value(sqlite3_vtab_cursor *base, sqlite3_context *context, int
         sqlite3_result_value(context, sqlite3_column_value(c->current, i));
         return SQLITE_OK;
     }
-    double d = (double)c->distance;
+    double d = l2c_sql_decimals((double)c->distance);
     switch (i - g->count) {
     case EMBEDDING: {
         sqlite3_value *v = sqlite3_column_value(c->current, g->count);
@@ -1245,7 +1244,7 @@ static int column_value(sqlite3_vtab_cursor *base, sqlite3_context *context, int
     }
     case SCORE:
         if (c->has_distance) {
-            sqlite3_result_double(context, (double)(1.0f - c->distance));
+            sqlite3_result_double(context, l2c_sql_decimals(1.0 - (double)c->distance));
         }
         break;
     case DISTANCE:

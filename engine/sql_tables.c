@@ -370,9 +370,10 @@ static l2cdb_status fill_similar(l2c_sql_conn *c, const arguments *a, rows *r, l
         if (there) {
             float d = n.distances[i];
             add_row(r, (cell[]){ of_int(n.ids[i]), record_cell(&record, r, 0),
-                                 of_real((double)(1.0f - d)), of_real((double)d),
-                                 record_cell(&record, r, 1), record_cell(&record, r, 2),
-                                 record_cell(&record, r, 3), record_cell(&record, r, 4) });
+                                 of_real(l2c_sql_decimals(1.0 - (double)d)),
+                                 of_real(l2c_sql_decimals((double)d)), record_cell(&record, r, 1),
+                                 record_cell(&record, r, 2), record_cell(&record, r, 3),
+                                 record_cell(&record, r, 4) });
         }
     }
     sqlite3_finalize(record.by_id);
@@ -414,7 +415,7 @@ static l2cdb_status fill_duplicates(l2c_sql_conn *c, const arguments *a, rows *r
         id = next;
         rc = nearest(c, n.view, n.query, (size_t)k + 1, n.ids, n.distances, &n.found, err);
         for (size_t i = 0; i < n.found && rc == L2CDB_OK; i++) {
-            double score = (double)(1.0f - n.distances[i]);
+            double score = l2c_sql_decimals(1.0 - (double)n.distances[i]);
             if (score < threshold) {
                 break;
             }
@@ -429,7 +430,8 @@ static l2cdb_status fill_duplicates(l2c_sql_conn *c, const arguments *a, rows *r
             }
             if (other) {
                 add_row(r, (cell[]){ of_int(id), path, of_int(n.ids[i]), record_cell(&record, r, 0),
-                                     of_real(score), of_real((double)n.distances[i]) });
+                                     of_real(score),
+                                     of_real(l2c_sql_decimals((double)n.distances[i])) });
             }
         }
     }
@@ -542,10 +544,12 @@ static l2cdb_status add_fused(l2c_sql_conn *c, const candidate *list, size_t cou
         bool there = false;
         rc = records_find(&record, x->id, &there, err);
         if (there) {
-            add_row(r, (cell[]){ of_int(x->id), record_cell(&record, r, 0), of_real(x->score),
+            add_row(r, (cell[]){ of_int(x->id), record_cell(&record, r, 0),
+                                 of_real(l2c_sql_decimals(x->score)),
                                  x->text_rank > 0 ? of_int((int64_t)x->text_rank) : none,
                                  x->vector_rank > 0 ? of_int((int64_t)x->vector_rank) : none,
-                                 x->vector_rank > 0 ? of_real((double)x->distance) : none,
+                                 x->vector_rank > 0 ? of_real(l2c_sql_decimals((double)x->distance))
+                                                    : none,
                                  record_cell(&record, r, 1), record_cell(&record, r, 2),
                                  record_cell(&record, r, 3), record_cell(&record, r, 4) });
         }
