@@ -135,17 +135,18 @@ void l2c_probe_close(l2c_probe *p) {
     l2c_snapshot_drop(&p->snap);
 }
 
-/* Candidates that are compared again with their full vectors, for k wanted rows. */
-static size_t rerank_rows(l2c_quant quant, size_t k) {
+/* Candidates that are compared again with their full vectors, for k wanted rows: enough that the
+ * codes' error rarely pushes a right row out, and more where a wider search was asked for. */
+static size_t rerank_rows(l2c_quant quant, size_t k, size_t ef) {
     switch (quant) {
     case L2C_QUANT_F32:
         return k;
     case L2C_QUANT_FP16:
-        return k + k / 4 + 2;
+        return k + 2;
     case L2C_QUANT_SQ8:
-        return k + k / 2 + 6;
+        return k + 6 > ef / 8 ? k + 6 : ef / 8;
     case L2C_QUANT_SQ4:
-        return 3 * k + 20;
+        return 2 * k + 10 > ef / 2 ? 2 * k + 10 : ef / 2;
     default:
         return 10 * k + 50;
     }
@@ -232,11 +233,11 @@ static l2cdb_status approximate(l2c_top *top, l2c_probe *p, size_t k, bool *foun
     const l2c_segment *base = p->snap.base;
     const l2c_index_params *built = &base->meta.params;
     bool graph = built->kind == L2C_INDEX_HNSW;
-    size_t most = rerank_rows(built->quant, k);
     size_t wanted = k < p->base_matches ? k : p->base_matches;
     double share = (double)p->base_matches / (double)base->count;
     size_t breadth = graph ? first_of(p->params.ef_search, p->ef_search, built->ef_search, 64)
                            : first_of(p->params.nprobe, p->nprobe, built->nprobe, 16);
+    size_t most = rerank_rows(built->quant, k, graph ? breadth : 0);
     if (graph) {
         breadth = breadth > most ? breadth : most;
         breadth = (size_t)((double)breadth / share); // ef rows that pass

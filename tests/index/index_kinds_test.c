@@ -282,7 +282,27 @@ static void kernels_agree_everywhere(void **state) {
     }
 }
 
-int main(void) {
+/* For index_faiss_test.py: one file of every kind that FAISS has a part in. */
+static int write_files(const char *folder) {
+    setup(NULL);
+    for (size_t i = 1; i < sizeof cases / sizeof *cases; i++) {
+        char path[4200];
+        snprintf(path, sizeof path, "%s/%s-%s.idx", folder, l2c_index_kind_name(cases[i].kind),
+                 l2c_quant_name(cases[i].quant));
+        l2c_index *ix = open_kind(&cases[i], path);
+        if (l2c_index_build(ix, NULL, NULL, NULL, &err) != L2CDB_OK) {
+            fprintf(stderr, "%s\n", err.message);
+            return 1;
+        }
+        l2c_index_close(ix);
+    }
+    return teardown(NULL);
+}
+
+int main(int argc, char **argv) {
+    if (argc == 3 && strcmp(argv[1], "--write") == 0) {
+        return write_files(argv[2]);
+    }
     const struct CMUnitTest few[] = {
         cmocka_unit_test(kernels_agree),
         cmocka_unit_test(every_kind_recalls),
