@@ -14,13 +14,20 @@ static const l2c_option options[] = {
     { 0 },
 };
 
+// For people without the whole report of a tuning; --json has everything.
+static const char people_sql[] =
+    "SELECT id, parent, state, label AS model, width, images, captions, created_at,"
+    " json_extract(report, '$.before.t2i.r10') AS \"R@10 before\","
+    " json_extract(report, '$.after.t2i.r10') AS \"after\" FROM generations";
+
 static int list(l2cdb *db) {
     l2c_render_options ro;
     l2c_render_options_init(&ro, stdout);
     ro.mode = json ? L2C_RENDER_JSONL : ro.mode;
     l2cdb_stmt *s = NULL;
     l2cdb_error err;
-    l2cdb_status rc = l2cdb_prepare(db, "SELECT * FROM generations", NULL, &s, &err);
+    const char *sql = json ? "SELECT * FROM generations" : people_sql;
+    l2cdb_status rc = l2cdb_prepare(db, sql, NULL, &s, &err);
     if (rc == L2CDB_OK) {
         rc = l2c_render_statement(&ro, s, NULL, &err);
     }

@@ -219,6 +219,8 @@ static int run_recall(const char *const *args, size_t args_count) {
         rc = l2c_session_fail(&err);
     } else if (o.json) {
         print_recall_json(&r);
+    } else if (r.samples == 0) {
+        printf("the index is exact: nothing to measure\n");
     } else {
         printf("recall@%" PRIu64 " %.4f over %" PRIu64 " samples; %.3f ms a query, %.3f ms exact\n",
                r.k, r.recall, r.samples, r.query_ms, r.exact_ms);
