@@ -61,6 +61,13 @@ static bool read_base64(request *r, search_state *s, const json_t *v, l2cdb_term
 /* A JSON array of numbers or base64 of little-endian f32. */
 static bool read_vector(request *r, search_state *s, const json_t *v, l2cdb_term *t) {
     t->kind = L2CDB_TERM_VECTOR;
+    const json_t *cut = json_object_get(v, "cut"); // vector_cut.c has read it
+    size_t place = json_is_integer(cut) ? (size_t)json_integer_value(cut) : SIZE_MAX;
+    if (place < r->cuts_count) {
+        t->data = r->cuts[place].data;
+        t->size = r->cuts[place].count * sizeof(float);
+        return true;
+    }
     if (json_is_string(v)) {
         return read_base64(r, s, v, t) &&
                ((t->size > 0 && t->size % sizeof(float) == 0) ||

@@ -33,6 +33,10 @@ void l2c_request_free(request *r) {
     l2c_http_drop_header(r);
     atomic_fetch_sub(&r->srv->body_bytes, r->body.size);
     json_decref(r->args);
+    for (size_t i = 0; i < r->cuts_count; i++) {
+        free(r->cuts[i].data);
+    }
+    free(r->cuts);
     free(r->target);
     free(r->id_text);
     l2c_wbuf_fini(&r->body);
@@ -119,35 +123,26 @@ void l2c_request_error_body(request *r) {
 
 /* ---- Parsing ------------------------------------------------------------------------------- */
 
-static bool depth_fits(const char *text, size_t n) {
-    int depth = 0;
-    bool quoted = false;
-    for (size_t i = 0; i < n; i++) {
-        char ch = text[i];
-        if (quoted) {
-            i += ch == '\\';
-            quoted = ch != '"';
-        } else if (ch == '"') {
-            quoted = true;
-        } else if (ch == '{' || ch == '[') {
-            if (++depth > SERVE_JSON_DEPTH_MAX) {
-                return false;
-            }
-        } else if (ch == '}' || ch == ']') {
-            depth--;
-        }
-    }
-    return true;
+static json_t *load(const wbuf *text, json_error_t *error) {
+    return json_loadb(text->data, text->size, JSON_REJECT_DUPLICATES, error);
 }
 
 static bool parse_json(request *r) {
-    if (!depth_fits(r->body.data, r->body.size)) {
+    wbuf rest = { 0 };
+    bool fits = l2c_vector_cut(r, r->op == &l2c_op_search, &rest);
+    json_error_t error;
+    json_t *root = NULL;
+    if (fits && r->cuts_count > 0 && !rest.failed) {
+        root = load(&rest, &error);
+    }
+    l2c_wbuf_fini(&rest);
+    if (!fits) {
         l2c_request_fail(r, 400, L2CDB_E_LIMIT, "", "JSON nested deeper than %d",
                          SERVE_JSON_DEPTH_MAX);
         return false;
     }
-    json_error_t error;
-    json_t *root = json_loadb(r->body.data, r->body.size, JSON_REJECT_DUPLICATES, &error);
+    // Without cuts; and with them an error's place is told in the whole text.
+    root = root != NULL ? root : load(&r->body, &error);
     if (root == NULL) {
         l2c_request_fail(r, 400, L2CDB_E_FORMAT, "", "the body is not JSON: %s", error.text);
         r->error.offset = error.position;

@@ -82,6 +82,12 @@ typedef struct route {
 
 /* ---- Requests ------------------------------------------------------------------------------ */
 
+/* A vector that vector_cut.c took out of a request; owned by it. */
+typedef struct vector_cut {
+    float *data;
+    size_t count;
+} vector_cut;
+
 struct request {
     server *srv;
     conn *c;       /* NULL when the client went away while a worker had the request */
@@ -98,6 +104,8 @@ struct request {
     int64_t path_id;
     wbuf body; /* as received */
     json_t *args;
+    vector_cut *cuts;
+    size_t cuts_count;
     char etag_in[64], content_type_in[64];
     struct header_values *header; /* http.c, while the header is being received */
 
@@ -148,6 +156,10 @@ int l2c_request_status_of(l2cdb_status code);
 void l2c_request_error_body(request *r);
 /* Parses the body or line (worker's side); false leaves the error set. */
 bool l2c_request_parse(request *r);
+/* vector_cut.c: with `vectors`, values of members named "vector" go to r->cuts, and `rest` is the
+ * body with {"cut":index} in their places; left empty when there are none. False: nested too deep.
+ */
+bool l2c_vector_cut(request *r, bool vectors, wbuf *rest);
 /* Runs the operation and turns its error into a reply. */
 verdict l2c_request_run(request *r);
 /* "encode_ms":…,"search_ms":… without braces, for the end of a reply. */

@@ -1,6 +1,5 @@
 #include "cli/serve/wbuf.h"
 
-#include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -150,8 +149,38 @@ void l2c_wbuf_json(wbuf *b, const char *s) {
 
 void l2c_wbuf_int(wbuf *b, int64_t v) {
     char text[24];
-    int n = snprintf(text, sizeof text, "%" PRId64, v);
-    l2c_wbuf_put(b, text, (size_t)n);
+    size_t at = sizeof text;
+    uint64_t left = v < 0 ? 0 - (uint64_t)v : (uint64_t)v;
+    do {
+        text[--at] = (char)('0' + left % 10);
+        left /= 10;
+    } while (left > 0);
+    if (v < 0) {
+        text[--at] = '-';
+    }
+    l2c_wbuf_put(b, text + at, sizeof text - at);
+}
+
+/* "%.*f" by whole numbers, several times as fast; ties may round the other way. */
+static int fixed_text(char *out, double v, int decimals) {
+    static const double scales[] = { 1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6 };
+    char digits[24];
+    int n = 0, size = 0;
+    uint64_t scaled = (uint64_t)(fabs(v) * scales[decimals] + 0.5);
+    do {
+        digits[n++] = (char)('0' + scaled % 10);
+        scaled /= 10;
+    } while (scaled > 0 || n <= decimals);
+    if (v < 0) {
+        out[size++] = '-';
+    }
+    while (n > 0) {
+        if (n == decimals) {
+            out[size++] = '.';
+        }
+        out[size++] = digits[--n];
+    }
+    return size;
 }
 
 void l2c_wbuf_fixed(wbuf *b, double v, int decimals) {
@@ -160,7 +189,8 @@ void l2c_wbuf_fixed(wbuf *b, double v, int decimals) {
         return;
     }
     char text[64];
-    int n = snprintf(text, sizeof text, "%.*f", decimals, v);
+    int n = fabs(v) < 1e9 && decimals <= 6 ? fixed_text(text, v, decimals)
+                                           : snprintf(text, sizeof text, "%.*f", decimals, v);
     if (decimals > 0) {
         while (text[n - 1] == '0') {
             n--;
@@ -223,18 +253,19 @@ void l2c_wbuf_base64(wbuf *b, const void *data, size_t n) {
     b->size = (size_t)(out - b->data);
 }
 
-static unsigned base64_digit(unsigned char c) {
-    if (c >= 'A' && c <= 'Z') {
-        return c - 'A';
-    }
-    if (c >= 'a' && c <= 'z') {
-        return c - 'a' + 26u;
-    }
-    if (c >= '0' && c <= '9') {
-        return c - '0' + 52u;
-    }
-    return c == '+' || c == '-' ? 62 : c == '/' || c == '_' ? 63 : 64;
-}
+/* Value of each digit in both alphabets; 64 for what is none. */
+static const unsigned char base64_values[256] = {
+#define NONE8 64, 64, 64, 64, 64, 64, 64, 64
+#define NONE32 NONE8, NONE8, NONE8, NONE8
+    NONE32, NONE8, 64, 64, 64, 62, 64, 62, 64, 63, 52,     53,     54,     55,    56, 57,
+    58,     59,    60, 61, 64, 64, 64, 64, 64, 64, 64,     0,      1,      2,     3,  4,
+    5,      6,     7,  8,  9,  10, 11, 12, 13, 14, 15,     16,     17,     18,    19, 20,
+    21,     22,    23, 24, 25, 64, 64, 64, 64, 63, 64,     26,     27,     28,    29, 30,
+    31,     32,    33, 34, 35, 36, 37, 38, 39, 40, 41,     42,     43,     44,    45, 46,
+    47,     48,    49, 50, 51, 64, 64, 64, 64, 64, NONE32, NONE32, NONE32, NONE32
+#undef NONE8
+#undef NONE32
+};
 
 size_t l2c_wbuf_base64_decode(void *out, const char *text, size_t n) {
     unsigned char *d = out;
@@ -245,19 +276,25 @@ size_t l2c_wbuf_base64_decode(void *out, const char *text, size_t n) {
     if (n % 4 == 1) {
         return SIZE_MAX;
     }
+    const unsigned char *t = (const unsigned char *)text;
     uint32_t v = 0;
-    for (size_t i = 0; i < n; i++) {
-        unsigned digit = base64_digit((unsigned char)text[i]);
-        if (digit == 64) {
-            return SIZE_MAX;
-        }
-        v = v << 6 | digit;
-        if (i % 4 == 3) {
-            d[size++] = (unsigned char)(v >> 16);
-            d[size++] = (unsigned char)(v >> 8);
-            d[size++] = (unsigned char)v;
-            v = 0;
-        }
+    unsigned bad = 0; // bit 6 is set once a byte was no digit
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        uint32_t a = base64_values[t[i]], b = base64_values[t[i + 1]];
+        uint32_t c = base64_values[t[i + 2]], e = base64_values[t[i + 3]];
+        bad |= a | b | c | e;
+        v = a << 18 | b << 12 | c << 6 | e;
+        d[size++] = (unsigned char)(v >> 16);
+        d[size++] = (unsigned char)(v >> 8);
+        d[size++] = (unsigned char)v;
+    }
+    for (v = 0; i < n; i++) {
+        bad |= base64_values[t[i]];
+        v = v << 6 | base64_values[t[i]];
+    }
+    if (bad & 64) {
+        return SIZE_MAX;
     }
     if (n % 4 == 2) {
         d[size++] = (unsigned char)(v >> 4);
