@@ -131,23 +131,41 @@ static void print_json(const l2cdb_tune_report *t) {
     fputc('\n', stdout);
 }
 
-static void print_summary(const l2cdb_tune_report *t) {
-    char photos[32], pairs[32], steps[32], duration[32], val[32];
-    printf("trained on %s captions of %s photos, %s steps in %s (%.0f pairs/s), loss %.3f → %.3f\n"
-           "measured on %s photos held out, in per cent:\n",
-           l2c_progress_count(pairs, t->pairs), l2c_progress_count(photos, t->photos),
-           l2c_progress_count(steps, t->steps), l2c_progress_duration(duration, t->seconds),
-           t->pairs_per_s, t->loss_first, t->loss_last, l2c_progress_count(val, t->photos_val));
+static void print_recall(const l2cdb_tune_report *t) {
+    char held[32], others[32];
+    bool measured = t->before.images > 0, general = t->general_before.images > 0;
+    if (!measured && !general) {
+        printf("too few photos to hold some out, so nothing was measured\n");
+        return;
+    }
+    printf("measured, in per cent, on ");
+    if (measured) {
+        printf("%s photos held out", l2c_progress_count(held, t->before.images));
+    }
+    if (general) {
+        printf("%s%s other photos", measured ? " and " : "",
+               l2c_progress_count(others, t->general_before.images));
+    }
+    printf(":\n");
     l2c_render *r = l2c_recall_out_table(stdout);
-    if (r != NULL) {
+    if (r != NULL && measured) {
         l2c_recall_out_rows(r, "before", &t->before);
         l2c_recall_out_rows(r, "after", &t->after);
-        if (t->general_before.images > 0) {
-            l2c_recall_out_rows(r, "others before", &t->general_before);
-            l2c_recall_out_rows(r, "others after", &t->general_after);
-        }
+    }
+    if (r != NULL && general) {
+        l2c_recall_out_rows(r, "others before", &t->general_before);
+        l2c_recall_out_rows(r, "others after", &t->general_after);
     }
     l2c_render_end(r);
+}
+
+static void print_summary(const l2cdb_tune_report *t) {
+    char photos[32], pairs[32], steps[32], duration[32];
+    printf("trained on %s captions of %s photos, %s steps in %s (%.0f pairs/s), loss %.3f → %.3f\n",
+           l2c_progress_count(pairs, t->pairs), l2c_progress_count(photos, t->photos),
+           l2c_progress_count(steps, t->steps), l2c_progress_duration(duration, t->seconds),
+           t->pairs_per_s, t->loss_first, t->loss_last);
+    print_recall(t);
     if (t->promoted) {
         printf("generation %" PRId64 " is active; `l2cdb rollback` goes back\n", t->generation);
     } else if (!o.promote) {
