@@ -296,9 +296,12 @@ l2c_row_type l2c_linear_row_type(const l2c_linear *l) {
 
 l2c_rows l2c_linear_rows(const l2c_linear *l, size_t count, l2c_arena *arena) {
     l2c_rows rows = { .stride = l->in_padded, .type = l2c_linear_row_type(l) };
+    if (rows.type != L2C_ROW_F32) {
+        rows.stride += 64 / item_bytes(l->precision); // rows a power of two apart share cache sets
+    }
     size_t bytes;
     size_t allocated = rows.type == L2C_ROW_F32 ? count : round_up(count, ROWS_MULTIPLE);
-    if (!l2c_mul_size(&bytes, allocated, l->in_padded * item_bytes(l->precision))) {
+    if (!l2c_mul_size(&bytes, allocated, rows.stride * item_bytes(l->precision))) {
         return rows;
     }
     char *data = l2c_arena_alloc(arena, bytes, 1);
@@ -311,9 +314,9 @@ l2c_rows l2c_linear_rows(const l2c_linear *l, size_t count, l2c_arena *arena) {
             return rows;
         }
     }
-    size_t pad = (l->in_padded - l->in) * item_bytes(l->precision);
+    size_t item = item_bytes(l->precision), pad = (l->in_padded - l->in) * item;
     for (size_t r = 0; pad > 0 && r < count; r++) {
-        memset(data + (r + 1) * l->in_padded * item_bytes(l->precision) - pad, 0, pad);
+        memset(data + (r * rows.stride + l->in) * item, 0, pad);
     }
     rows.data = data;
     return rows;

@@ -110,20 +110,31 @@ L2C_TILE static void run_panels(const l2c_linear *l, const l2c_raw_product *p, s
     bool int8 = l->precision == L2C_PRECISION_INT8;
     size_t x_bytes = p->x_stride * item_bytes(l),
            steps = l->in_padded * item_bytes(l) / L2C_STEP_BYTES;
+    // Each block of rows calls its share of the next panel. One block alone waits for memory
+    // anyway, and the hardware follows its one stream.
+    size_t blocks = (p->rows + L2C_PANEL - 1) / L2C_PANEL;
+    size_t ahead_bytes =
+        blocks < 2 ? 0 : (2 * L2C_TILE_BYTES / blocks + L2C_STEP_BYTES - 1) / L2C_STEP_BYTES * 64;
     l2c_tiles_begin();
     for (size_t n = begin; n < end; n++) {
         const char *panel = (const char *)l->weights + n * panel_bytes(l);
+        const char *next = panel + (n + 1 < end ? panel_bytes(l) : 0);
         for (size_t row = 0; row < p->rows; row += L2C_PANEL) {
+            const char *ahead = next + row / L2C_PANEL * steps * ahead_bytes;
             const char *x = (const char *)p->x + row * x_bytes;
             size_t rows = p->rows - row < L2C_PANEL ? p->rows - row : L2C_PANEL;
             if (int8 && rows <= 16) {
-                l2c_tiles_int8_few(sums, sizeof *sums * L2C_PANEL, x, x_bytes, panel, steps);
+                l2c_tiles_int8_few(sums, sizeof *sums * L2C_PANEL, x, x_bytes, panel, steps, ahead,
+                                   ahead_bytes);
             } else if (int8) {
-                l2c_tiles_int8(sums, sizeof *sums * L2C_PANEL, x, x_bytes, panel, steps);
+                l2c_tiles_int8(sums, sizeof *sums * L2C_PANEL, x, x_bytes, panel, steps, ahead,
+                               ahead_bytes);
             } else if (rows <= 16) {
-                l2c_tiles_bf16_few(sums, sizeof *sums * L2C_PANEL, x, x_bytes, panel, steps);
+                l2c_tiles_bf16_few(sums, sizeof *sums * L2C_PANEL, x, x_bytes, panel, steps, ahead,
+                                   ahead_bytes);
             } else {
-                l2c_tiles_bf16(sums, sizeof *sums * L2C_PANEL, x, x_bytes, panel, steps);
+                l2c_tiles_bf16(sums, sizeof *sums * L2C_PANEL, x, x_bytes, panel, steps, ahead,
+                               ahead_bytes);
             }
             finish(l, p, sums, row, rows, n * L2C_PANEL);
         }
