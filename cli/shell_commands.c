@@ -353,9 +353,9 @@ static const shell_command commands[] = {
     { ".nullvalue", NULL, "TEXT", "what stands for NULL", 1, 1, run_nullvalue },
     { ".separator", NULL, "TEXT", "between the fields of csv", 1, 1, run_separator },
     { ".timer", "\\timing", "[on|off]", "rows and time of each statement", 0, 1, run_timer },
-    { ".output", "\\o", "[FILE||COMMAND]", "send answers there, or back to the terminal", 0, 1,
+    { ".output", "\\o", "[FILE or |COMMAND]", "send answers there, or back to the terminal", 0, 1,
       run_output },
-    { ".once", NULL, "FILE||COMMAND", "the same for the next answer only", 1, 1, run_once },
+    { ".once", NULL, "FILE or |COMMAND", "the same for the next answer only", 1, 1, run_once },
     { ".read", "\\i", "FILE", "run the statements and commands of a file", 1, 1, run_read },
     { ".backup", NULL, "FILE", "write a consistent copy of the database", 1, 1, run_backup },
     { ".param", NULL, "set NAME VALUE", "a value for :NAME; also list, clear", 0, 3, run_param },
@@ -452,7 +452,18 @@ int l2c_shell_command(l2c_shell *sh, const char *line) {
     }
     int rc;
     const shell_command *c = NULL;
-    if (!split(copy, words, &count)) {
+    size_t name_size = strcspn(copy, " \t");
+    const char *rest = line + name_size + strspn(line + name_size, " \t");
+    if (*rest == '|') { // a command for the system's shell, which has quotes of its own
+        copy[name_size] = '\0';
+        words[0] = copy;
+        words[1] = rest;
+        count = 2;
+        c = find(words[0]);
+        rc = c != NULL && (c->run == run_once || c->run == run_output)
+                 ? c->run(sh, words + 1, 1)
+                 : wrong("%s takes no |COMMAND", words[0]);
+    } else if (!split(copy, words, &count)) {
         rc = wrong("%s: a quote is not closed", line);
     } else if ((c = find(words[0])) == NULL) {
         rc = wrong("there is no command %s; .help lists them", words[0]);

@@ -398,11 +398,16 @@ static int query_filter(sqlite3_vtab_cursor *base, int number, const char *text,
                         sqlite3_value **args) {
     (void)number;
     query_cursor *c = (query_cursor *)base;
+    const l2c_rewrite *r = &((query_table *)base->pVtab)->rewrite;
     sqlite3_reset(c->stmt);
     sqlite3_clear_bindings(c->stmt);
     for (int i = 0; i < argc; i++) {
         char *end;
-        sqlite3_bind_value(c->stmt, (int)strtol(text, &end, 10), args[i]);
+        int parameter = (int)strtol(text, &end, 10);
+        if (r->names_count > 0 && !r->renumbered) { // SQLite may have met them in another order
+            parameter = sqlite3_bind_parameter_index(c->stmt, r->names[parameter - 1]);
+        }
+        sqlite3_bind_value(c->stmt, parameter, args[i]);
         text = end + 1;
     }
     c->number = 0;
