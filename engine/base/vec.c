@@ -13,6 +13,13 @@
 #include <arm_neon.h>
 #endif
 
+/* Weights in a mapped file start at any byte. */
+static inline uint16_t load_u16(const uint16_t *p) {
+    uint16_t h;
+    memcpy(&h, p, sizeof h);
+    return h;
+}
+
 float l2c_vec_dot_plain(const float *a, const float *b, size_t n) {
     float s[4] = { 0 };
     size_t i = 0;
@@ -77,7 +84,7 @@ __attribute__((target("avx2,f16c"))) static void from_f16_f16c(float *out, const
         _mm256_storeu_ps(out + i, _mm256_cvtph_ps(h));
     }
     for (; i < n; i++) {
-        out[i] = l2c_f16_to_f32(in[i]);
+        out[i] = l2c_f16_to_f32(load_u16(in + i));
     }
 }
 
@@ -217,7 +224,7 @@ void l2c_vec_from_f16(float *out, const uint16_t *in, size_t n) {
     }
 #endif
     for (size_t i = 0; i < n; i++) {
-        out[i] = l2c_f16_to_f32(in[i]);
+        out[i] = l2c_f16_to_f32(load_u16(in + i));
     }
 }
 
@@ -235,7 +242,7 @@ void l2c_vec_to_f16(uint16_t *out, const float *in, size_t n) {
 
 void l2c_vec_from_bf16(float *out, const uint16_t *in, size_t n) {
     for (size_t i = 0; i < n; i++) {
-        out[i] = l2c_bf16_to_f32(in[i]);
+        out[i] = l2c_bf16_to_f32(load_u16(in + i));
     }
 }
 
