@@ -1,0 +1,243 @@
+#!/usr/bin/env python3
+"""The same trunks in other people's hands: random weights in true shapes, the same threads, one run.
+
+    python3 tests/bench/peers/encoder_peers.py --bench build/release/bench/encoder_bench \
+        [--venv DIR] [--threads N] [--seconds S] [--work vit-1,vit-8,llama-1,llama-64]
+
+Sets up a throw-away environment with torch, onnx and onnxruntime (--venv keeps and reuses one), then
+for each piece of work alternates our program and each opponent twice, takes the better of each, and
+prints a table and ratios (> 1: we are faster). An opponent that does not install or run is named as
+missing, never left out in silence. Nothing is downloaded but packages: every model is built here.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+
+PACKAGES = ["numpy", "torch", "onnx", "onnxruntime"]
+VIT = dict(width=1024, layers=24, heads=16, hidden=4096, patch=14, side=336)
+LLAMA = dict(width=2048, layers=16, heads=32, kv=8, dim=64, hidden=8192)
+TOKENS = 26
+
+
+def opponents_of(work):
+    if work.startswith("vit"):
+        return ["torch-f32", "torch-bf16", "onnxruntime-f32", "onnxruntime-int8"]
+    return ["torch-f32", "torch-bf16"]
+
+
+# ---- inside the environment ------------------------------------------------------------------
+
+
+def torch_modules():
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    class VitBlock(nn.Module):
+        def __init__(self, c):
+            super().__init__()
+            W = c["width"]
+            self.heads = c["heads"]
+            self.n1, self.n2 = nn.LayerNorm(W), nn.LayerNorm(W)
+            self.qkv, self.out = nn.Linear(W, 3 * W), nn.Linear(W, W)
+            self.fc1, self.fc2 = nn.Linear(W, c["hidden"]), nn.Linear(c["hidden"], W)
+
+        def forward(self, x):
+            B, T, W = x.shape
+            q, k, v = self.qkv(self.n1(x)).view(B, T, 3, self.heads, W // self.heads).permute(2, 0, 3, 1, 4)
+            a = F.scaled_dot_product_attention(q, k, v)
+            x = x + self.out(a.transpose(1, 2).reshape(B, T, W))
+            h = self.fc1(self.n2(x))
+            return x + self.fc2(h * torch.sigmoid(1.702 * h))
+
+    class Vit(nn.Module):
+        def __init__(self, c):
+            super().__init__()
+            W, N = c["width"], (c["side"] // c["patch"]) ** 2
+            self.conv = nn.Conv2d(3, W, c["patch"], c["patch"], bias=False)
+            self.cls = nn.Parameter(torch.randn(1, 1, W) * 0.02)
+            self.pos = nn.Parameter(torch.randn(1, N + 1, W) * 0.02)
+            self.pre, self.post = nn.LayerNorm(W), nn.LayerNorm(W)
+            self.blocks = nn.ModuleList(VitBlock(c) for _ in range(c["layers"]))
+
+        def forward(self, pixels):
+            x = self.conv(pixels).flatten(2).transpose(1, 2)
+            x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1) + self.pos
+            x = self.pre(x)
+            for b in self.blocks:
+                x = b(x)
+            return self.post(x[:, 0])
+
+    class LlamaBlock(nn.Module):
+        def __init__(self, c):
+            super().__init__()
+            d, self.c = c["width"], c
+            self.n1, self.n2 = nn.Parameter(torch.ones(d)), nn.Parameter(torch.ones(d))
+            self.qkv = nn.Linear(d, (c["heads"] + 2 * c["kv"]) * c["dim"], bias=False)
+            self.o = nn.Linear(c["heads"] * c["dim"], d, bias=False)
+            self.gate, self.up = nn.Linear(d, c["hidden"], bias=False), nn.Linear(d, c["hidden"], bias=False)
+            self.down = nn.Linear(c["hidden"], d, bias=False)
+
+        def forward(self, x, cos, sin):
+            c, (B, T, _) = self.c, x.shape
+            norm = lambda t, w: t * torch.rsqrt(t.pow(2).mean(-1, keepdim=True) + 1e-5) * w
+            q, k, v = self.qkv(norm(x, self.n1)).split([c["heads"] * 64, c["kv"] * 64, c["kv"] * 64], -1)
+            heads = lambda t: t.view(B, T, -1, c["dim"]).transpose(1, 2)
+            turn = lambda t: t * cos + torch.cat([-t[..., 32:], t[..., :32]], -1) * sin
+            a = F.scaled_dot_product_attention(turn(heads(q)), turn(heads(k)), heads(v), enable_gqa=True)
+            x = x + self.o(a.transpose(1, 2).reshape(B, T, -1))
+            m = norm(x, self.n2)
+            return x + self.down(F.silu(self.gate(m)) * self.up(m))
+
+    class Llama(nn.Module):
+        def __init__(self, c):
+            super().__init__()
+            self.embed = nn.Embedding(8000, c["width"])
+            self.blocks = nn.ModuleList(LlamaBlock(c) for _ in range(c["layers"]))
+
+        def forward(self, ids):
+            T = ids.shape[1]
+            f = 500000.0 ** (-torch.arange(32) / 32)
+            a = torch.arange(T)[:, None] * f
+            a = torch.cat([a, a], -1)
+            x = self.embed(ids)
+            cos, sin = a.cos().to(x.dtype), a.sin().to(x.dtype)
+            for b in self.blocks:
+                x = b(x, cos, sin)
+            return x[:, 5:].mean(1)
+
+    return torch, Vit, Llama
+
+
+def time_calls(fn, seconds):
+    import time
+
+    fn()
+    runs, begin = [], time.perf_counter()
+    while len(runs) < 3 or time.perf_counter() - begin < seconds:
+        t = time.perf_counter()
+        fn()
+        runs.append(time.perf_counter() - t)
+    return sorted(runs)[len(runs) // 2]
+
+
+def run_torch(work, batch, precision, seconds, threads):
+    torch, Vit, Llama = torch_modules()
+    torch.set_num_threads(threads)
+    torch.manual_seed(1)
+    with torch.inference_mode():
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        if work == "vit":
+            model, x = Vit(VIT).eval().to(dtype), torch.randn(batch, 3, 336, 336).to(dtype)
+        else:
+            model, x = Llama(LLAMA).eval().to(dtype), torch.randint(0, 8000, (batch, TOKENS))
+        return time_calls(lambda: model(x), seconds)
+
+
+def run_onnx(batch, precision, seconds, threads, folder):
+    torch, Vit, _ = torch_modules()
+    import onnxruntime as ort
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    path = os.path.join(folder, "vit.onnx")
+    x = torch.randn(batch, 3, 336, 336)
+    if not os.path.exists(path):
+        torch.manual_seed(1)
+        torch.onnx.export(Vit(VIT).eval(), (x,), path, input_names=["x"], dynamo=False,
+                          dynamic_axes={"x": {0: "batch"}}, opset_version=17)
+    if precision == "int8":
+        small = os.path.join(folder, "vit.int8.onnx")
+        if not os.path.exists(small):
+            quantize_dynamic(path, small, weight_type=QuantType.QInt8, per_channel=True,
+                             op_types_to_quantize=["MatMul", "Gemm"])
+        path = small
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feed = {"x": x.numpy()}
+    return time_calls(lambda: session.run(None, feed), seconds)
+
+
+def child(args):
+    work, batch = args.child_work.split("-")
+    name, precision = args.child.rsplit("-", 1)
+    if name == "torch":
+        s = run_torch(work, int(batch), precision, args.seconds, args.threads)
+    else:
+        s = run_onnx(int(batch), precision, args.seconds, args.threads, args.folder)
+    print(json.dumps({"ms": s * 1e3}))
+
+
+# ---- outside ---------------------------------------------------------------------------------
+
+
+def run_json(command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode != 0 or not lines:
+        return None, (done.stderr.strip().splitlines() or ["no output"])[-1]
+    return json.loads(lines[-1]), None
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--bench", default="build/release/bench/encoder_bench")
+    p.add_argument("--venv")
+    p.add_argument("--python", help="a Python that has the packages already")
+    p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    p.add_argument("--seconds", type=float, default=4)
+    p.add_argument("--work", default="vit-1,vit-8,llama-1,llama-64")
+    p.add_argument("--child", help=argparse.SUPPRESS)
+    p.add_argument("--child-work", help=argparse.SUPPRESS)
+    p.add_argument("--folder", help=argparse.SUPPRESS)
+    args = p.parse_args()
+    if args.child:
+        child(args)
+        return
+
+    folder = tempfile.mkdtemp(prefix="l2cdb-peers-")
+    python = args.python
+    if python is None:
+        where = args.venv or os.path.join(folder, "venv")
+        python = os.path.join(where, "bin", "python")
+        if not os.path.exists(python):
+            venv.create(where, with_pip=True)
+            subprocess.run([python, "-m", "pip", "-q", "install", *PACKAGES], check=True)
+
+    for work in args.work.split(","):
+        kind, batch = work.split("-")
+        shape = "vit-l" if kind == "vit" else "llama-1b"
+        ours, theirs, missing = {}, {}, {}
+        for _ in range(2):
+            for precision in ["f32", "bf16", "int8"]:
+                r, why = run_json([args.bench, "--shape", shape, "--precision", precision, "--batch", batch,
+                                   "--threads", str(args.threads), "--seconds", str(args.seconds)])
+                if r is None:
+                    sys.exit(f"{args.bench}: {why}")
+                if precision not in ours or r["ms"] < ours[precision]["ms"]:
+                    ours[precision] = r
+            for name in opponents_of(work):
+                r, why = run_json([python, __file__, "--child", name, "--child-work", work, "--folder", folder,
+                                   "--threads", str(args.threads), "--seconds", str(args.seconds)])
+                if r is None:
+                    missing[name] = why
+                elif name not in theirs or r["ms"] < theirs[name]:
+                    theirs[name] = r["ms"]
+        print(f"\n{work}: {shape}, batch {batch}, {args.threads} threads, {next(iter(ours.values()))['cpu']}")
+        for precision, r in ours.items():
+            print(f"  l2cdb {precision:<12} {r['ms']:9.1f} ms  {r['per_second']:8.2f} /s  {r['gops']:6.0f} GOP/s"
+                  f"  {100 * r['share']:3.0f} % of {r['product_gops']:.0f}")
+        for name, ms in theirs.items():
+            ratios = "  ".join(f"{p} {ms / r['ms']:.2f}x" for p, r in ours.items())
+            print(f"  {name:<18} {ms:9.1f} ms  {1e3 * int(batch) / ms:8.2f} /s  ratios: {ratios}")
+        for name, why in missing.items():
+            print(f"  {name:<18} did not run: {why}")
+
+
+if __name__ == "__main__":
+    main()
