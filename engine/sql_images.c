@@ -523,15 +523,18 @@ static int open_cursor(sqlite3_vtab *base, sqlite3_vtab_cursor **out) {
     return SQLITE_OK;
 }
 
+/* The columns that conditions are on, each once: SQLite makes three of one LIKE. */
 static void describe_conditions(const cursor *c, l2c_buf *b) {
     const target *g = table_of(c)->target;
-    size_t n = 0;
+    uint64_t named = 0;
     for (size_t i = 0; i < c->p.terms_count; i++) {
         const plan_term *t = &c->p.terms[i];
-        if (t->role == 'f') {
-            l2c_buf_printf(b, "%s%s", n++ == 0 ? "" : ", ",
-                           t->column < g->count ? g->columns[t->column].name : "embedding");
+        if (t->role != 'f' || (named >> t->column & 1) != 0) {
+            continue;
         }
+        l2c_buf_printf(b, "%s%s", named == 0 ? "" : ", ",
+                       t->column < g->count ? g->columns[t->column].name : "embedding");
+        named |= UINT64_C(1) << t->column;
     }
 }
 
@@ -572,7 +575,7 @@ static void note_pass(cursor *c) {
         l2c_buf_puts(&b, conditions > 0 ? "records by " : "all records");
         describe_conditions(c, &b);
         if ((c->p.used >> (table_of(c)->target->count + EMBEDDING)) & 1) {
-            l2c_buf_puts(&b, ", vectors read for exact distances");
+            l2c_buf_puts(&b, ", with their vectors");
         }
     }
     if (!b.failed) {
