@@ -488,6 +488,9 @@ done:
 }
 
 l2cdb_status l2c_gemm(const l2c_gemm_args *args, l2cdb_error *err) {
+    if (l2c_gemm_default() == L2C_BACKEND_AMX && l2c_gemm_split_pays(args)) {
+        return l2c_gemm_split(args, err);
+    }
     return l2c_gemm_with(L2C_BACKEND_AUTO, args, err);
 }
 

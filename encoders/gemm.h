@@ -145,8 +145,11 @@ typedef struct l2c_gemm_args {
     size_t ldc;
 } l2c_gemm_args;
 
-/* f32. E_INTERNAL if the library refuses (then c is unspecified). */
+/* f32. E_INTERNAL if the library refuses (then c is unspecified). Where AUTO means AMX, a large
+ * product is made of three in bf16 (gemm_split.c): its error stays near that of an f32 one. */
 l2cdb_status l2c_gemm(const l2c_gemm_args *args, l2cdb_error *err);
+/* Gives back the scratch that large products keep between calls. */
+void l2c_gemm_trim(void);
 l2cdb_status l2c_gemm_with(l2c_backend backend, const l2c_gemm_args *args, l2cdb_error *err);
 
 /* Lines "key: value" on the libraries, their kernels and the correction of OpenBLAS. */

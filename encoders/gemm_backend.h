@@ -64,6 +64,11 @@ extern const l2c_gemm_backend l2c_gemm_amx; /* bf16 and int8 only; `gemm` is NUL
 /* Whether this processor runs l2c_gemm_amx. */
 bool l2c_amx_usable(void);
 
+/* gemm_split.c: l2c_gemm on bf16 tiles, each f32 as two bf16. beta is 0 or 1. */
+l2cdb_status l2c_gemm_split(const l2c_gemm_args *args, l2cdb_error *err);
+/* Whether this processor has tiles and the product is large enough for them. */
+bool l2c_gemm_split_pays(const l2c_gemm_args *args);
+
 /* gemm_openblas.c. Chooses OpenBLAS's kernels again if it took the processor for an older one;
  * true if it did. Runs by itself before main; a second call finds nothing to do. */
 bool l2c_openblas_correct(void);

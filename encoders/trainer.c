@@ -193,6 +193,7 @@ void l2c_trainer_free(l2c_trainer *t) {
     l2c_free(t->memory);
     l2c_param_table_fini(&t->table);
     l2c_free(t);
+    l2c_gemm_trim();
 }
 
 /* ---- A step ---- */

@@ -24,7 +24,7 @@
 #include "engine/tune_pairs.h"
 #include "engine/tune_report.h"
 
-enum { PHOTOS_MIN = 4, PATIENCE = 5, EPOCHS_MAX = 10000 };
+enum { PHOTOS_MIN = 4, PATIENCE = 10, EPOCHS_MAX = 10000 };
 
 /* Saving takes at most this share of the time between two saves. */
 static const double SAVE_SHARE = 0.05;
