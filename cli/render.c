@@ -721,21 +721,20 @@ static l2cdb_status fail(l2cdb_error *err, l2cdb_status code, const char *messag
     return code;
 }
 
-static l2cdb_status statement_rows(l2c_render *r, l2c_cell *cells, l2cdb_stmt *s,
+/* The rows from the one that *s stands on to the last. */
+static l2cdb_status statement_rows(l2c_render *r, l2c_cell *cells, l2cdb_stmt *s, bool row,
                                    l2cdb_error *err) {
-    for (;;) {
-        bool row = false;
-        l2cdb_status rc = l2cdb_step(s, &row, err);
-        if (rc != L2CDB_OK || !row) {
-            return rc;
-        }
+    l2cdb_status rc = L2CDB_OK;
+    while (rc == L2CDB_OK && row) {
         for (size_t i = 0; i < r->columns; i++) {
             cells[i] = l2c_cell_column(s, (int)i);
         }
         if (!l2c_render_row(r, cells)) {
             return fail(err, L2CDB_E_IO, "could not write the output");
         }
+        rc = l2cdb_step(s, &row, err);
     }
+    return rc;
 }
 
 l2cdb_status l2c_render_statement(const l2c_render_options *o, l2cdb_stmt *s, uint64_t *rows,
@@ -744,7 +743,13 @@ l2cdb_status l2c_render_statement(const l2c_render_options *o, l2cdb_stmt *s, ui
     const char **names = calloc(columns + 1, sizeof *names);
     l2c_cell *cells = calloc(columns + 1, sizeof *cells);
     l2c_render *r = NULL;
-    l2cdb_status rc;
+    bool row = false;
+    l2cdb_status rc = l2cdb_step(s, &row, err);
+    if (rc != L2CDB_OK) { // an answer that never came has no header
+        free(names);
+        free(cells);
+        return rc;
+    }
     if (names != NULL && cells != NULL) {
         for (size_t i = 0; i < columns; i++) {
             names[i] = l2cdb_column_name(s, (int)i);
@@ -754,7 +759,7 @@ l2cdb_status l2c_render_statement(const l2c_render_options *o, l2cdb_stmt *s, ui
     if (r == NULL) {
         rc = fail(err, L2CDB_E_NOMEM, "out of memory");
     } else {
-        rc = statement_rows(r, cells, s, err);
+        rc = statement_rows(r, cells, s, row, err);
         if (rows != NULL) {
             *rows = r->rows;
         }
