@@ -13,7 +13,7 @@
 #include "engine/base/file.h"
 #include "engine/engine.h"
 
-static l2cdb_error e;
+static _Thread_local l2cdb_error e;
 static char dir[4100], db_path[4200];
 
 /* ---- Photos and folders

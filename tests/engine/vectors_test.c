@@ -4,6 +4,7 @@
 #include "tests/test.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #include "engine/base/file.h"
@@ -14,7 +15,7 @@
 #define ROWS 5000
 #define WIDTH 48
 
-static l2cdb_error e;
+static _Thread_local l2cdb_error e;
 static char dir[4100], path[4200];
 static float *vectors; /* [ROWS, WIDTH], not normalised */
 
@@ -247,6 +248,64 @@ static void handles_follow_each_other(void **state) {
     l2cdb_close(a);
 }
 
+typedef struct asker {
+    l2cdb *db;
+    atomic_bool stop;
+    unsigned answers, wrong;
+} asker;
+
+/* Rows 1 to 100 are never deleted: the nearest of row i is row i, whatever else comes and goes. */
+static void *ask(void *ctx) {
+    asker *a = ctx;
+    for (unsigned n = 0; !atomic_load(&a->stop); n++) {
+        size_t i = n % 7 == 0 ? 99 : n % 5;
+        l2cdb_results *r = search(a->db, vectors + i * WIDTH, 20);
+        bool right = l2cdb_results_count(r) == 20 && l2cdb_results_row(r, 0)->id == (int64_t)i + 1;
+        for (size_t k = 1; k < l2cdb_results_count(r); k++) {
+            right =
+                right && l2cdb_results_row(r, k)->distance >= l2cdb_results_row(r, k - 1)->distance;
+        }
+        a->wrong += right ? 0 : 1;
+        a->answers++;
+        l2cdb_results_free(r);
+    }
+    return NULL;
+}
+
+/* Broken: answers are torn, too short or out of order while rows come, go, and indexes are built.
+ */
+static void questions_beside_a_writer(void **state) {
+    (void)state;
+    l2cdb *writer = open_db(path), *other = open_db(path);
+    asker askers[3] = { { .db = writer }, { .db = writer }, { .db = other } };
+    pthread_t threads[3];
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, ask, &askers[i]), 0);
+    }
+    write_npy(in_dir("more.npy"), vectors + 1000 * WIDTH, 64, WIDTH);
+    for (int round = 0; round < 12; round++) {
+        uint64_t rows;
+        l2cdb_stats stats;
+        assert_ok(l2cdb_import_vectors(writer, in_dir("more.npy"), NULL, &rows, NULL, NULL, &e),
+                  &e);
+        assert_ok(l2cdb_delete_images(writer, (int64_t[]){ 200 + round, 300 + round }, 2, &e), &e);
+        if (round % 4 == 1) {
+            const char *kind = round == 5 ? "kind=hnsw m=16 quant=f32" : "kind=flat";
+            assert_ok(l2cdb_index_create(writer, L2CDB_IMAGES, kind, NULL, NULL, &e), &e);
+        }
+        assert_ok(l2cdb_get_stats(other, &stats, &e), &e);
+    }
+    for (int i = 0; i < 3; i++) {
+        atomic_store(&askers[i].stop, true);
+        pthread_join(threads[i], NULL);
+        printf("%u answers, %u wrong\n", askers[i].answers, askers[i].wrong);
+        assert_int_equal(askers[i].wrong, 0);
+    }
+    l2cdb_close(other);
+    assert_ok(l2cdb_check(writer, false, NULL, NULL, &e), &e);
+    l2cdb_close(writer);
+}
+
 /* Broken: a wrong file is taken, or the user is not told how to make a right one. */
 static void wrong_files_are_refused(void **state) {
     (void)state;
@@ -303,7 +362,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(imported_rows_are_found),     cmocka_unit_test(export_gives_them_back),
         cmocka_unit_test(cuts_agree_with_the_ranking), cmocka_unit_test(handles_follow_each_other),
-        cmocka_unit_test(wrong_files_are_refused),     cmocka_unit_test(memory_is_a_database_too),
+        cmocka_unit_test(questions_beside_a_writer),   cmocka_unit_test(wrong_files_are_refused),
+        cmocka_unit_test(memory_is_a_database_too),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     free(vectors);
