@@ -183,6 +183,9 @@ static void put_line(FILE *out, const char *s, size_t n) {
 void l2c_sql_text_error(FILE *out, const char *sql, const l2cdb_error *err) {
     l2c_progress_clear();
     bool colour = l2c_term_colour(out);
+    if (err->code == L2CDB_E_CANCELLED && isatty(fileno(out)) != 0) {
+        fputc('\n', out); // the terminal has just shown ^C
+    }
     fprintf(out, "l2cdb: %s\n", err->message);
     size_t size = strlen(sql);
     if (err->offset >= 0 && (size_t)err->offset <= size) {
