@@ -55,7 +55,7 @@ fuzz: test-packages fuzz-packages
 	done
 
 install: all
-	cmake --install $(BUILD) --prefix $(DESTDIR)$(PREFIX)
+	DESTDIR=$(DESTDIR) cmake --install $(BUILD) --prefix $(PREFIX)
 
 clean:
 	rm -rf build
