@@ -211,10 +211,11 @@ static void say_timings(const l2cdb_results *results) {
         return;
     }
     bool colour = l2c_term_colour(stderr);
-    fprintf(stderr, "%s%zu %s · %.1f ms (encode %.1f, search %.1f, fetch %.1f) · %s%s\n",
-            colour ? "\033[2m" : "", l2cdb_results_count(results),
-            o.captions ? "captions" : "photos", t->encode_ms + t->search_ms + t->fetch_ms,
-            t->encode_ms, t->search_ms, t->fetch_ms, t->plan, colour ? "\033[0m" : "");
+    size_t count = l2cdb_results_count(results);
+    fprintf(stderr, "%s%zu %s%s · %.1f ms (encode %.1f, search %.1f, fetch %.1f) · %s%s\n",
+            colour ? "\033[2m" : "", count, o.captions ? "caption" : "photo", count == 1 ? "" : "s",
+            t->encode_ms + t->search_ms + t->fetch_ms, t->encode_ms, t->search_ms, t->fetch_ms,
+            t->plan, colour ? "\033[0m" : "");
 }
 
 // *table is made by the first question that was answered, so that an error is not below a header.
