@@ -385,6 +385,20 @@ size_t l2c_codes_row_bytes(l2c_quant quant, size_t width) {
     }
 }
 
+/* One scale for all queries and rows: no value is beyond 1 or the codes' own range, and
+ * Σ|x|step ≤ |x||step| (Cauchy and Schwarz), where decoding may add a little to |x| = 1. Rounding
+ * adds at most a half to each weight. */
+static void set_scale(l2c_codes *codes, float levels) {
+    float most = 1e-30f, squares = 1e-30f;
+    for (size_t i = 0; i < codes->width; i++) {
+        float low = fabsf(codes->min[i]), high = fabsf(codes->min[i] + levels * codes->step[i]);
+        most = fmaxf(most, codes->step[i] * fmaxf(1.0f, fmaxf(low, high)));
+        squares += codes->step[i] * codes->step[i];
+    }
+    float fits = (SUM_MOST / levels - (float)codes->width) / (1.2f * sqrtf(squares));
+    codes->unit_scale = fminf(WEIGHT_MOST / most, fits);
+}
+
 void l2c_codes_init(l2c_codes *codes, l2c_quant quant, size_t width, const uint8_t *rows,
                     const float *min, const float *step) {
     *codes = (l2c_codes){ .quant = quant,
@@ -401,19 +415,109 @@ void l2c_codes_init(l2c_codes *codes, l2c_quant quant, size_t width, const uint8
     } else if (quant == L2C_QUANT_SQ8) {
         codes->dots4 = f.sq8;
         codes->query_bytes = set_bytes(width);
-        float most = 0, squares = 0;
-        for (size_t i = 0; i < width; i++) {
-            float x = fmaxf(fabsf(min[i]), fabsf(min[i] + 255 * step[i])) * step[i];
-            most = x > most ? x : most;
-            squares += step[i] * step[i];
-        }
-        // A row has a norm of about 1, so Σ|x[i]|step[i] ≤ |step| (Cauchy and Schwarz) and a bit.
-        float fits = (SUM_MOST / 255 - (float)width) / fmaxf(1.2f * sqrtf(squares), 1e-30f);
-        codes->row_scale = fminf(WEIGHT_MOST / fmaxf(most, 1e-30f), fits);
+        set_scale(codes, 255);
     } else if (quant == L2C_QUANT_SQ4) {
         codes->dots4 = f.sq4;
         codes->query_bytes = 2 * set_bytes(codes->row_bytes);
+        set_scale(codes, 15);
     }
+}
+
+/* Weights round(scale*x*step) of the vector x, or of what `code` decodes to if x is NULL, into
+ * `memory`; returns Σ x*min. */
+static float weights_plain(void *memory, const l2c_codes *c, const float *x, const uint8_t *code,
+                           float scale) {
+    float offset = 0;
+    bool bytes = c->quant == L2C_QUANT_SQ8;
+    memset(memory, 0, c->query_bytes);
+    for (size_t i = 0; i < c->width; i++) {
+        int value = x != NULL ? 0 : bytes ? code[i] : i % 2 ? code[i / 2] >> 4 : code[i / 2] & 15;
+        float v = x != NULL ? x[i] : c->min[i] + c->step[i] * (float)value;
+        int32_t w = (int32_t)lrintf(v * c->step[i] * scale);
+        offset += v * c->min[i];
+        if (bytes) {
+            set_put(memory, c->width, i, w);
+        } else {
+            set_put((char *)memory + (i % 2) * set_bytes(c->row_bytes), c->row_bytes, i / 2, w);
+        }
+    }
+    return offset;
+}
+
+#if defined(__x86_64__)
+/* Sixteen values of a code from dimension i on. */
+AVX512 static inline __m512i values16(const l2c_codes *c, const uint8_t *code, size_t i,
+                                      __mmask16 m, bool bytes) {
+    if (bytes) {
+        return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(m, code + i));
+    }
+    __mmask16 half = i / 2 + 8 <= c->row_bytes ? 0xFF
+                     : i / 2 < c->row_bytes    ? (__mmask16)((1u << (c->row_bytes - i / 2)) - 1)
+                                               : 0;
+    __m128i v = _mm_maskz_loadu_epi8(half, code + i / 2), four = _mm_set1_epi8(15);
+    v = _mm_unpacklo_epi8(_mm_and_si128(v, four), _mm_and_si128(_mm_srli_epi16(v, 4), four));
+    return _mm512_cvtepu8_epi32(v);
+}
+
+AVX512 static inline void put8(int8_t *to, __m128i v) {
+    _mm_storel_epi64((__m128i *)(void *)to, v);
+}
+
+AVX512 static inline float weights_avx512(void *memory, const l2c_codes *c, const float *x,
+                                          const uint8_t *code, float scale, bool bytes) {
+    size_t n = c->width, set = pad64(bytes ? n : c->row_bytes), all = bytes ? set : 2 * set;
+    int8_t *even = memory, *odd = even + 2 * set;
+    const __m128i split = _mm_set_epi8(15, 13, 11, 9, 7, 5, 3, 1, 14, 12, 10, 8, 6, 4, 2, 0);
+    __m512 offset = _mm512_setzero_ps(), s = _mm512_set1_ps(scale);
+    for (size_t i = 0; i < all; i += 16) {
+        __mmask16 m = i >= n ? 0 : n - i >= 16 ? 0xFFFF : (__mmask16)((1u << (n - i)) - 1);
+        __m512 min = _mm512_maskz_loadu_ps(m, c->min + i);
+        __m512 step = _mm512_maskz_loadu_ps(m, c->step + i);
+        __m512 v;
+        if (x != NULL) {
+            v = _mm512_maskz_loadu_ps(m, x + i);
+        } else {
+            v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(values16(c, code, i, m, bytes)), step, min);
+        }
+        offset = _mm512_fmadd_ps(v, min, offset);
+        __m512i w = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_mul_ps(v, step), s));
+        __m512i h = _mm512_srai_epi32(_mm512_add_epi32(w, _mm512_set1_epi32(128)), 8);
+        __m128i high = _mm512_cvtepi32_epi8(h), low = _mm512_cvtepi32_epi8(w);
+        if (bytes) {
+            _mm_store_si128((__m128i *)(void *)(even + i), high);
+            _mm_store_si128((__m128i *)(void *)(even + set + i), low);
+        } else {
+            high = _mm_shuffle_epi8(high, split);
+            low = _mm_shuffle_epi8(low, split);
+            put8(even + i / 2, high);
+            put8(even + set + i / 2, low);
+            put8(odd + i / 2, _mm_unpackhi_epi64(high, high));
+            put8(odd + set + i / 2, _mm_unpackhi_epi64(low, low));
+        }
+    }
+    return _mm512_reduce_add_ps(offset);
+}
+
+AVX512 static float weights_sq8_avx512(void *memory, const l2c_codes *c, const float *x,
+                                       const uint8_t *code, float scale) {
+    return weights_avx512(memory, c, x, code, scale, true);
+}
+
+AVX512 static float weights_sq4_avx512(void *memory, const l2c_codes *c, const float *x,
+                                       const uint8_t *code, float scale) {
+    return weights_avx512(memory, c, x, code, scale, false);
+}
+#endif
+
+static float put_weights(void *memory, const l2c_codes *c, const float *x, const uint8_t *code,
+                         float scale) {
+#if defined(__x86_64__)
+    if (split_weights()) {
+        return c->quant == L2C_QUANT_SQ8 ? weights_sq8_avx512(memory, c, x, code, scale)
+                                         : weights_sq4_avx512(memory, c, x, code, scale);
+    }
+#endif
+    return weights_plain(memory, c, x, code, scale);
 }
 
 void l2c_codes_prepare(l2c_codes_query *q, const l2c_codes *codes, const float *query,
@@ -423,74 +527,15 @@ void l2c_codes_prepare(l2c_codes_query *q, const l2c_codes *codes, const float *
         memcpy(memory, &query, sizeof query);
         return;
     }
-    size_t n = codes->width, half = codes->row_bytes;
-    float most = 0, total = 0;
-    for (size_t i = 0; i < n; i++) {
-        float w = fabsf(query[i] * codes->step[i]);
-        most = w > most ? w : most;
-        total += w;
-    }
-    float levels = codes->quant == L2C_QUANT_SQ8 ? 255.0f : 15.0f;
-    // Rounding adds at most a half to each weight.
-    float scale = fminf(WEIGHT_MOST / fmaxf(most, 1e-30f),
-                        (SUM_MOST / levels - (float)n) / fmaxf(total, 1e-30f));
-    memset(memory, 0, codes->query_bytes);
-    for (size_t i = 0; i < n; i++) {
-        int32_t w = (int32_t)lrintf(query[i] * codes->step[i] * scale);
-        if (codes->quant == L2C_QUANT_SQ8) {
-            set_put(memory, n, i, w);
-        } else {
-            set_put((char *)memory + (i % 2) * set_bytes(half), half, i / 2, w);
-        }
-    }
-    q->offset = l2c_vec_dot(query, codes->min, n);
-    q->factor = 1.0f / scale;
+    q->offset = put_weights(memory, codes, query, NULL, codes->unit_scale);
+    q->factor = 1.0f / codes->unit_scale;
 }
-
-static float prepare_row_plain(void *memory, const l2c_codes *c, const uint8_t *code) {
-    float offset = 0;
-    memset(memory, 0, c->query_bytes);
-    for (size_t i = 0; i < c->width; i++) {
-        float x = c->min[i] + c->step[i] * (float)code[i];
-        offset += x * c->min[i];
-        set_put(memory, c->width, i, (int32_t)lrintf(x * c->step[i] * c->row_scale));
-    }
-    return offset;
-}
-
-#if defined(__x86_64__)
-AVX512 static float prepare_row_avx512(void *memory, const l2c_codes *c, const uint8_t *code) {
-    size_t n = c->width;
-    int8_t *high = memory, *low = high + pad64(n);
-    __m512 offset = _mm512_setzero_ps(), scale = _mm512_set1_ps(c->row_scale);
-    for (size_t i = 0; i < pad64(n); i += 16) {
-        __mmask16 m = (__mmask16)(i >= n ? 0 : n - i >= 16 ? 0xFFFFu : (1u << (n - i)) - 1);
-        __m512 min = _mm512_maskz_loadu_ps(m, c->min + i);
-        __m512 step = _mm512_maskz_loadu_ps(m, c->step + i);
-        __m512 x = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(m, code + i)));
-        x = _mm512_fmadd_ps(x, step, min);
-        offset = _mm512_fmadd_ps(x, min, offset);
-        __m512i w = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_mul_ps(x, step), scale));
-        __m512i h = _mm512_srai_epi32(_mm512_add_epi32(w, _mm512_set1_epi32(128)), 8);
-        _mm_store_si128((__m128i *)(void *)(high + i), _mm512_cvtepi32_epi8(h));
-        _mm_store_si128((__m128i *)(void *)(low + i), _mm512_cvtepi32_epi8(w));
-    }
-    return _mm512_reduce_add_ps(offset);
-}
-#endif
 
 void l2c_codes_prepare_row(l2c_codes_query *q, const l2c_codes *codes, size_t row, void *memory) {
     const uint8_t *code = codes->rows + row * codes->row_bytes;
-    float offset;
-#if defined(__x86_64__)
-    offset = split_weights() ? prepare_row_avx512(memory, codes, code)
-                             : prepare_row_plain(memory, codes, code);
-#else
-    offset = prepare_row_plain(memory, codes, code);
-#endif
-    *q = (l2c_codes_query){
-        .codes = codes, .offset = offset, .factor = 1.0f / codes->row_scale, .memory = memory
-    };
+    *q = (l2c_codes_query){ .codes = codes, .memory = memory };
+    q->offset = put_weights(memory, codes, NULL, code, codes->unit_scale);
+    q->factor = 1.0f / codes->unit_scale;
 }
 
 void l2c_codes_fetch(const l2c_codes_query *q, const int32_t *rows, size_t n) {

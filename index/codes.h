@@ -6,7 +6,7 @@
  *     dot = offset + (Σ w[i]*c[i]) / scale,   offset = Σ query[i]*min[i]
  *
  * in which the sum is computed in exact integer arithmetic: every processor gives the same result.
- * `scale` is as large as 16-bit weights and a 32-bit sum allow. */
+ * `scale` is as large as 16-bit weights and a 32-bit sum allow for unit vectors. */
 #ifndef L2C_CODES_H
 #define L2C_CODES_H
 
@@ -26,7 +26,7 @@ typedef struct l2c_codes {
     size_t width, row_bytes, query_bytes;
     const uint8_t *rows;     /* [count, row_bytes] */
     const float *min, *step; /* [width], SQ8 and SQ4 */
-    float row_scale;         /* a scale that fits every decoded row */
+    float unit_scale;        /* of the weights of a unit vector */
     void (*dots4)(float out[4], const l2c_codes_query *q, const uint8_t *const rows[4]);
 } l2c_codes;
 
@@ -43,10 +43,10 @@ struct l2c_codes_query {
     const void *memory;
 };
 
-/* query f32 [width]; for F32 and FP16 it is borrowed until the last use. */
+/* query f32 [width], of unit norm; for F32 and FP16 it is borrowed until the last use. */
 void l2c_codes_prepare(l2c_codes_query *q, const l2c_codes *codes, const float *query,
                        void *memory);
-/* The query is what row `row` of SQ8 codes decodes to. */
+/* The query is what row `row` of SQ8 or SQ4 codes decodes to. */
 void l2c_codes_prepare_row(l2c_codes_query *q, const l2c_codes *codes, size_t row, void *memory);
 
 /* out[i] = dot of the query with rows[i]; prefetches as it goes. */

@@ -326,16 +326,18 @@ l2cdb_status build_graph(l2c_ann *ann, const float *vectors, size_t count, size_
     index->hnsw.efConstruction = int(p->ef_construction);
     std::vector<float> rows = sample(vectors, count, width, 32768);
     auto *storage = static_cast<faiss::IndexFlatCodes *>(index->storage);
-    if (auto *coded = dynamic_cast<faiss::IndexScalarQuantizer *>(storage)) {
-        train_codes(coded->sq, rows, width);
+    if (auto *scalar = dynamic_cast<faiss::IndexScalarQuantizer *>(storage)) {
+        train_codes(scalar->sq, rows, width);
     }
     storage->is_trained = index->is_trained = true;
 
-    // The codes that the graph is built on.
+    // The graph is built on the codes themselves, or on bytes that are dropped afterwards where the
+    // codes are larger than bytes.
     faiss::ScalarQuantizer sq8(width, faiss::ScalarQuantizer::QT_8bit);
     std::vector<uint8_t> own;
     const uint8_t *built_on = nullptr;
-    if (p->quant != L2C_QUANT_SQ8) {
+    bool coded = p->quant == L2C_QUANT_SQ8 || p->quant == L2C_QUANT_SQ4;
+    if (!coded) {
         train_codes(sq8, rows, width);
         encode(own, width, vectors, count, width, progress,
                [&](const float *x, uint8_t *to, size_t n) { sq8.compute_codes(x, to, n); });
@@ -344,8 +346,7 @@ l2cdb_status build_graph(l2c_ann *ann, const float *vectors, size_t count, size_
     encode(storage->codes, storage->code_size, vectors, count, width, progress,
            [&](const float *x, uint8_t *to, size_t n) { storage->sa_encode(idx(n), x, to); });
     storage->ntotal = index->ntotal = idx(count);
-    if (p->quant == L2C_QUANT_SQ8) {
-        sq8 = static_cast<faiss::IndexScalarQuantizer *>(storage)->sq;
+    if (coded) {
         built_on = storage->codes.data();
     }
     set_levels(index->hnsw, count);
@@ -354,7 +355,8 @@ l2cdb_status build_graph(l2c_ann *ann, const float *vectors, size_t count, size_
     graph_views(ann);
     Steps steps;
     l2c_codes codes;
-    steps.init(&codes, sq8, built_on);
+    steps.init(&codes, coded ? static_cast<faiss::IndexScalarQuantizer *>(storage)->sq : sq8,
+               built_on);
     l2cdb_status rc = l2c_graph_build(&ann->graph, &codes, p->ef_construction, p->threads,
                                       progress.fn, progress.ctx, err);
     h.entry_point = ann->graph.entry;

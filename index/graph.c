@@ -5,11 +5,11 @@
  * codes are compared four at a time while the next four and the next row's list are on their way
  * from memory.
  *
- * Building compares SQ8 codes whatever the index will store: they are small enough to be limited by
- * arithmetic rather than by memory, and exact to a thousandth. Nodes are inserted from the highest
- * level down, so the entry point never changes. A list is only written under its node's lock and
- * read without; a reader that meets a half-written list sees old and new neighbours mixed, all of
- * which are nodes. */
+ * Building compares 8- or 4-bit codes whatever the index will store: they are limited by memory,
+ * and four bits build a graph of nearly the same recall (0.9983 for 0.9987 at ef 64) in 0.8 of the
+ * time. Nodes are inserted from the highest level down, so the entry point never changes. A list is
+ * only written under its node's lock and read without; a reader that meets a half-written list sees
+ * old and new neighbours mixed, all of which are nodes. */
 #include "index/graph.h"
 
 #include <pthread.h>

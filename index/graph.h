@@ -60,8 +60,8 @@ void l2c_graph_work_fini(l2c_graph_work *w);
  * w->query_memory. */
 void l2c_graph_search(const l2c_graph *g, const l2c_codes_query *q, l2c_graph_work *w, size_t ef);
 
-/* Links all nodes: `neighbors` is full of −1, levels and offsets are set, `codes` are SQ8 of the
- * rows. E_CANCELLED, E_NOMEM. `progress` as in l2c_index_build, phase "build". */
+/* Links all nodes: `neighbors` is full of −1, levels and offsets are set, `codes` are SQ8 or SQ4
+ * of the rows. E_CANCELLED, E_NOMEM. `progress` as in l2c_index_build, phase "build". */
 l2cdb_status l2c_graph_build(l2c_graph *g, const l2c_codes *codes, size_t ef_construction,
                              size_t threads, l2c_index_progress_fn progress, void *ctx,
                              l2cdb_error *err);

@@ -173,91 +173,108 @@ static void builds_can_be_cancelled(void **state) {
     }
 }
 
-/* Breaks if a form of the kernels for this processor differs from the plain one. Run again by
- * kernels_agree_everywhere with fewer features. */
+/* Value i of a row of codes. */
+static double decode(const l2c_codes *c, const uint8_t *row, size_t i) {
+    float f;
+    switch (c->quant) {
+    case L2C_QUANT_SQ8:
+        return (double)c->min[i] + (double)c->step[i] * row[i];
+    case L2C_QUANT_SQ4:
+        return (double)c->min[i] + (double)c->step[i] * (i % 2 ? row[i / 2] >> 4 : row[i / 2] & 15);
+    case L2C_QUANT_FP16:
+        return ldexp(1 + (row[2 * i] | (row[2 * i + 1] & 3) << 8) / 1024.0,
+                     (row[2 * i + 1] >> 2) - 15);
+    default:
+        memcpy(&f, row + 4 * i, 4);
+        return (double)f;
+    }
+}
+
+static float random_value(void) {
+    return ((float)model_below(&m, 2001) - 1000) / 1000;
+}
+
+/* Seven rows of finite numbers in any storage, of norm at most 1 where they are codes. */
+static void random_rows(uint8_t *rows, size_t n, l2c_quant quant) {
+    for (size_t i = 0; i < 28 * n; i++) {
+        rows[i] = (uint8_t)model_below(&m, 256);
+    }
+    for (size_t i = 0; i < 7 * n; i++) {
+        float x = random_value();
+        if (quant == L2C_QUANT_F32) {
+            memcpy(rows + 4 * i, &x, 4);
+        } else if (quant == L2C_QUANT_FP16) {
+            rows[2 * i + 1] = (uint8_t)(0x30 + model_below(&m, 8));
+        }
+    }
+}
+
+static void check_dots(const l2c_codes_query *query, const double *x, const char *what) {
+    const l2c_codes *c = query->codes;
+    const int32_t order[7] = { 3, 0, 6, 1, 5, 2, 4 };
+    float dots[7];
+    l2c_codes_dots(dots, query, order, 7);
+    for (size_t r = 0; r < 7; r++) {
+        double dot = 0, size = 0;
+        for (size_t i = 0; i < c->width; i++) {
+            double y = decode(c, c->rows + (size_t)order[r] * c->row_bytes, i);
+            dot += x[i] * y;
+            size += fabs(x[i] * y);
+        }
+        if (fabs(dot - (double)dots[r]) > 1e-3 * size + 2e-4) {
+            fail_msg("%s, quantiser %s, width %zu: %.7f, expected %.7f", what,
+                     l2c_quant_name(c->quant), c->width, (double)dots[r], dot);
+        }
+    }
+}
+
+/* Breaks if a form of the kernels for this processor is wrong in any storage, at any width. Run
+ * again by kernels_agree_everywhere with fewer features. */
 static void kernels_agree(void **state) {
     (void)state;
-    const size_t widths[] = { 1, 15, 64, 96, 130, 768, 1000 };
+    const size_t widths[] = { 1, 2, 15, 31, 64, 96, 130, 768, 1000 };
+    const l2c_quant quants[] = { L2C_QUANT_SQ8, L2C_QUANT_SQ4, L2C_QUANT_FP16, L2C_QUANT_F32 };
     for (size_t w = 0; w < sizeof widths / sizeof *widths; w++) {
         size_t n = widths[w];
         float *min = calloc(n, 4), *step = calloc(n, 4), *q = calloc(n, 4);
+        double *x = calloc(n, sizeof *x), norm = 0;
         uint8_t *rows = calloc(7, 4 * n);
         for (size_t i = 0; i < n; i++) {
-            min[i] = -0.1f - 0.3f * (float)model_below(&m, 1000) / 1000;
-            step[i] = (0.1f + (float)model_below(&m, 1000) / 1000) / 255;
-            q[i] = ((float)model_below(&m, 2001) - 1000) / 1000;
+            q[i] = random_value() + 0.01f;
+            norm += (double)q[i] * (double)q[i];
         }
-        for (size_t i = 0; i < 28 * n; i++) {
-            rows[i] = (uint8_t)model_below(&m, 256);
+        for (size_t i = 0; i < n; i++) {
+            q[i] = (float)((double)q[i] / sqrt(norm));
         }
-        const l2c_quant quants[] = { L2C_QUANT_SQ8, L2C_QUANT_SQ4, L2C_QUANT_FP16, L2C_QUANT_F32 };
         for (size_t k = 0; k < 4; k++) {
+            for (size_t i = 0; i < n; i++) {
+                float levels = quants[k] == L2C_QUANT_SQ8 ? 255 : 15;
+                min[i] = (-0.7f + 0.2f * random_value()) / sqrtf((float)n);
+                step[i] = (1.2f + 0.3f * random_value()) / levels / sqrtf((float)n);
+            }
+            random_rows(rows, n, quants[k]);
             l2c_codes c;
             l2c_codes_init(&c, quants[k], n, rows, min, step);
-            for (size_t r = 0; k >= 2 && r < 7 * n; r++) { // finite numbers
-                float x = ((float)model_below(&m, 2001) - 1000) / 1000;
-                if (k == 3) {
-                    memcpy(rows + 4 * r, &x, 4);
-                } else {
-                    rows[2 * r] = (uint8_t)model_below(&m, 256);
-                    rows[2 * r + 1] = (uint8_t)(0x30 + model_below(&m, 8));
-                }
-            }
             l2c_codes_query query;
             void *memory = aligned_alloc(64, (c.query_bytes + 63) / 64 * 64);
             l2c_codes_prepare(&query, &c, q, memory);
-            float dots[7];
-            int32_t order[7] = { 3, 0, 6, 1, 5, 2, 4 };
-            l2c_codes_dots(dots, &query, order, 7);
-            for (size_t r = 0; r < 7; r++) {
-                const uint8_t *row = rows + (size_t)order[r] * c.row_bytes;
-                double dot = 0, size = 0;
-                for (size_t i = 0; i < n; i++) {
-                    double x;
-                    if (k == 0) {
-                        x = (double)min[i] + (double)step[i] * row[i];
-                    } else if (k == 1) {
-                        x = (double)min[i] +
-                            (double)step[i] * (i % 2 ? row[i / 2] >> 4 : row[i / 2] & 15);
-                    } else if (k == 2) {
-                        int e = (row[2 * i + 1] >> 2) - 15;
-                        x = ldexp(1 + (row[2 * i] | (row[2 * i + 1] & 3) << 8) / 1024.0, e);
-                    } else {
-                        float f;
-                        memcpy(&f, row + 4 * i, 4);
-                        x = (double)f;
-                    }
-                    dot += (double)q[i] * x;
-                    size += fabs((double)q[i] * x);
-                }
-                if (fabs(dot - (double)dots[r]) > 2e-4 * size + 1e-5) {
-                    fail_msg("quantiser %s, width %zu: %.7f, expected %.7f",
-                             l2c_quant_name(quants[k]), n, (double)dots[r], dot);
-                }
+            for (size_t i = 0; i < n; i++) {
+                x[i] = (double)q[i];
             }
-            if (k == 0) { // a stored row as the query
+            check_dots(&query, x, "vector as query");
+            if (quants[k] == L2C_QUANT_SQ8 || quants[k] == L2C_QUANT_SQ4) {
                 l2c_codes_prepare_row(&query, &c, 2, memory);
-                l2c_codes_dots(dots, &query, order, 7);
-                for (size_t r = 0; r < 7; r++) {
-                    double dot = 0, size = 0;
-                    for (size_t i = 0; i < n; i++) {
-                        double x = (double)min[i] + (double)step[i] * rows[2 * n + i];
-                        double y =
-                            (double)min[i] + (double)step[i] * rows[(size_t)order[r] * n + i];
-                        dot += x * y;
-                        size += fabs(x * y);
-                    }
-                    if (n >= 64 && fabs(dot - (double)dots[r]) > 2e-3 * size + 1e-4) {
-                        fail_msg("row as query, width %zu: %.7f, expected %.7f", n, (double)dots[r],
-                                 dot);
-                    }
+                for (size_t i = 0; i < n; i++) {
+                    x[i] = decode(&c, rows + 2 * c.row_bytes, i);
                 }
+                check_dots(&query, x, "row as query");
             }
             free(memory);
         }
         free(min);
         free(step);
         free(q);
+        free(x);
         free(rows);
     }
 }
