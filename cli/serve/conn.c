@@ -334,24 +334,23 @@ static void start(conn *c, request *r) {
         done(c, r, !r->events);
         return;
     }
+    bool writes = r->op != NULL && r->op->lane == LANE_WRITE;
+    r->writes = writes;
     r->queued = uv_hrtime();
-    r->dispatched = true;
+    r->dispatched = true; // from here on r is the worker's, unless it is refused
     bool full = srv->reply_bytes > SERVE_HELD_BYTES_MAX;
-    if (full || !l2c_workers_submit(r, false)) {
-        r->dispatched = false;
-        r->retry_after_s = 1;
-        srv->metrics.overload++;
-        l2c_request_fail(r, 503, L2CDB_E_BUSY, "try again in a second",
-                         full ? "too many replies wait for their clients"
-                              : "too many requests wait for a worker");
-        l2c_request_error_body(r);
-        done(c, r, true);
+    if (!full && l2c_workers_submit(r, false)) {
+        c->writes_inflight += writes;
         return;
     }
-    if (r->op != NULL && r->op->lane == LANE_WRITE) {
-        r->writes = true;
-        c->writes_inflight++;
-    }
+    r->dispatched = r->writes = false;
+    r->retry_after_s = 1;
+    srv->metrics.overload++;
+    l2c_request_fail(r, 503, L2CDB_E_BUSY, "try again in a second",
+                     full ? "too many replies wait for their clients"
+                          : "too many requests wait for a worker");
+    l2c_request_error_body(r);
+    done(c, r, true);
 }
 
 void l2c_conn_request(conn *c, request *r) {

@@ -29,8 +29,8 @@ struct l2cdb {
     pthread_mutex_t lock;
     atomic_bool stop;
     atomic_int generation;
-    bool images[IMAGES_MAX];
-    int64_t image_last, caption_last;
+    atomic_bool images[IMAGES_MAX];
+    atomic_llong image_last, caption_last;
     caption captions[CAPTIONS_MAX];
     atomic_ullong passes;
     char path[256];
@@ -53,7 +53,7 @@ struct l2cdb_stmt {
     l2cdb_sql_limits limits;
     struct timespec end;
     char text[300];
-    const caption *caption;
+    int64_t caption_id;
 };
 
 static void fail(l2cdb_error *err, l2cdb_status code, const char *message) {
@@ -179,7 +179,7 @@ l2cdb_status l2cdb_search(l2cdb *db, const l2cdb_query *q, l2cdb_results **out, 
     if (q->terms[0].kind == L2CDB_TERM_VECTOR) {
         memcpy(r->vector, q->terms[0].data, sizeof r->vector);
     }
-    for (int64_t id = 1; id <= db->image_last && r->count < q->k; id++) {
+    for (int64_t id = 1; id <= atomic_load(&db->image_last) && r->count < q->k; id++) {
         if (db->images[id]) {
             l2cdb_row *row = &r->rows[r->count];
             *row = (l2cdb_row){ .id = id,
@@ -319,22 +319,27 @@ static caption *get_caption(l2cdb *db, int64_t id, l2cdb_error *err) {
 l2cdb_status l2cdb_update_caption(l2cdb *db, int64_t caption_id, const char *text,
                                   const char *language, l2cdb_error *err) {
     (void)language;
+    pthread_mutex_lock(&db->lock);
     caption *c = get_caption(db, caption_id, err);
     if (c != NULL) {
         snprintf(c->text, sizeof c->text, "%s", text);
     }
+    pthread_mutex_unlock(&db->lock);
     return c != NULL ? L2CDB_OK : L2CDB_E_NOTFOUND;
 }
 
 l2cdb_status l2cdb_delete_captions(l2cdb *db, const int64_t *ids, size_t n, l2cdb_error *err) {
-    for (size_t i = 0; i < n; i++) {
+    l2cdb_status rc = L2CDB_OK;
+    pthread_mutex_lock(&db->lock);
+    for (size_t i = 0; i < n && rc == L2CDB_OK; i++) {
         caption *c = get_caption(db, ids[i], err);
-        if (c == NULL) {
-            return L2CDB_E_NOTFOUND;
+        if (c != NULL) {
+            c->id = 0;
         }
-        c->id = 0;
+        rc = c != NULL ? L2CDB_OK : L2CDB_E_NOTFOUND;
     }
-    return L2CDB_OK;
+    pthread_mutex_unlock(&db->lock);
+    return rc;
 }
 
 static l2cdb_status give(l2cdb_bytes *out, size_t size, int64_t id) {
@@ -470,10 +475,14 @@ l2cdb_status l2cdb_step(l2cdb_stmt *s, bool *row, l2cdb_error *err) {
         *row = s->at == 1 && has_image(s->db, s->id, NULL);
         snprintf(s->text, sizeof s->text, "photos/%lld.jpg", (long long)s->id);
     } else {
+        pthread_mutex_lock(&s->db->lock);
         for (; s->at < CAPTIONS_MAX && !*row; s->at += *row ? 0 : 1) {
-            s->caption = &s->db->captions[s->at];
-            *row = s->caption->id != 0 && s->caption->image_id == s->id;
+            const caption *c = &s->db->captions[s->at];
+            *row = c->id != 0 && c->image_id == s->id;
+            s->caption_id = c->id;
+            snprintf(s->text, sizeof s->text, "%s", c->text);
         }
+        pthread_mutex_unlock(&s->db->lock);
     }
     return L2CDB_OK;
 }
@@ -494,7 +503,7 @@ l2cdb_type l2cdb_column_type(l2cdb_stmt *s, int i) {
 
 int64_t l2cdb_column_int64(l2cdb_stmt *s, int i) {
     (void)i;
-    return s->kind == CAPTIONS ? s->caption->id : s->kind == IMAGE ? s->id : s->at;
+    return s->kind == CAPTIONS ? s->caption_id : s->kind == IMAGE ? s->id : s->at;
 }
 
 double l2cdb_column_double(l2cdb_stmt *s, int i) {
@@ -503,7 +512,7 @@ double l2cdb_column_double(l2cdb_stmt *s, int i) {
 
 const char *l2cdb_column_text(l2cdb_stmt *s, int i) {
     (void)i;
-    return s->kind == CAPTIONS ? s->caption->text : s->text;
+    return s->text;
 }
 
 const void *l2cdb_column_blob(l2cdb_stmt *s, int i) {
