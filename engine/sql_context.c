@@ -11,6 +11,7 @@
 #include <strings.h>
 #include <time.h>
 
+#include "engine/base/file.h"
 #include "engine/sql_engine.h"
 
 #define IDLE_MAX 8
@@ -339,15 +340,45 @@ static void conn_close(l2c_sql_conn *c) {
     }
 }
 
+/* Opens and reads the first page. A medium that cannot be written has no -shm file to share:
+ * without a log beside it, the file is opened as immutable, as the store does. */
+static int open_file(sqlite3 **out, const char *path, bool read_only) {
+    int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE |
+                (read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE);
+    const char *probe = "SELECT count(*) FROM sqlite_schema";
+    int code = sqlite3_open_v2(path, out, flags, NULL);
+    if (code == SQLITE_OK) {
+        code = sqlite3_exec(*out, probe, NULL, NULL, NULL);
+    }
+    if ((code & 0xff) != SQLITE_CANTOPEN || !read_only) {
+        return code;
+    }
+    l2c_buf uri;
+    l2c_buf_init(&uri);
+    l2c_buf_printf(&uri, "%s-wal", path);
+    bool has_log = uri.failed || l2c_path_exists(uri.data);
+    l2c_buf_clear(&uri);
+    l2c_buf_puts(&uri, "file:");
+    for (const char *c = path; *c != 0; c++) {
+        l2c_buf_printf(&uri, strchr("%?#", *c) != NULL ? "%%%02X" : "%c", (unsigned char)*c);
+    }
+    l2c_buf_puts(&uri, "?immutable=1");
+    if (!has_log && !uri.failed) {
+        sqlite3_close(*out);
+        code = sqlite3_open_v2(uri.data, out, flags | SQLITE_OPEN_URI, NULL);
+        code = code == SQLITE_OK ? sqlite3_exec(*out, probe, NULL, NULL, NULL) : code;
+    }
+    l2c_buf_fini(&uri);
+    return code;
+}
+
 static l2cdb_status conn_open(l2cdb *db, l2c_sql_conn **out, l2cdb_error *err) {
     l2c_sql_conn *c = l2c_calloc(1, sizeof *c);
     if (c == NULL) {
         return l2c_fail_nomem(err, sizeof *c);
     }
     c->db = db;
-    int flags = db->options.read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE;
-    int code = sqlite3_open_v2(l2c_store_path(db->store), &c->sqlite,
-                               flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, NULL);
+    int code = open_file(&c->sqlite, l2c_store_path(db->store), db->options.read_only);
     if (code == SQLITE_OK) {
         sqlite3_busy_handler(c->sqlite, busy, c);
         sqlite3_progress_handler(c->sqlite, PROGRESS_STEPS, progress, c);
@@ -356,8 +387,9 @@ static l2cdb_status conn_open(l2cdb *db, l2c_sql_conn **out, l2cdb_error *err) {
         sqlite3_db_config(c->sqlite, SQLITE_DBCONFIG_DQS_DML, 0, NULL);
         sqlite3_db_config(c->sqlite, SQLITE_DBCONFIG_DQS_DDL, 0, NULL);
         c->internal++;
-        code = sqlite3_exec(c->sqlite, "PRAGMA temp_store=MEMORY; PRAGMA foreign_keys=ON", NULL,
-                            NULL, NULL);
+        code = sqlite3_exec(
+            c->sqlite, "PRAGMA temp_store=MEMORY; PRAGMA foreign_keys=ON; PRAGMA cache_size=-16384",
+            NULL, NULL, NULL);
         c->internal--;
     }
     l2cdb_status rc = code == SQLITE_OK ? L2CDB_OK : l2c_sql_status(c, code, err);

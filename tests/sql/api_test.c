@@ -530,6 +530,43 @@ static void conditions_of_search(void **state) {
     }
 }
 
+/* Broken: an allocation that fails crashes, leaks or passes for success. */
+static void memory_runs_out(void **state) {
+    l2cdb *db = *state;
+    const char *sql =
+        "SELECT id, embedding <=> ?1 AS d, tags FROM images WHERE width > 700 AND camera "
+        "IN ('D750', 'X100V') ORDER BY d LIMIT 5";
+    float query[WIDTH] = { 1 };
+    size_t refused = 0;
+    for (uint64_t n = 1;; n++) {
+        l2cdb_stmt *s = NULL;
+        l2cdb_error err;
+        bool row = true;
+        size_t rows = 0;
+        l2c_alloc_fail_at(n);
+        l2cdb_status rc = l2cdb_prepare(db, sql, NULL, &s, &err);
+        if (rc == L2CDB_OK) {
+            l2cdb_bind_vector(s, 1, query, WIDTH);
+        }
+        while (rc == L2CDB_OK && row) {
+            rc = l2cdb_step(s, &row, &err);
+            rows += row ? 1 : 0;
+        }
+        l2c_alloc_fail_at(0);
+        l2cdb_finalize(s);
+        if (rc != L2CDB_OK) {
+            assert_int_equal(rc, L2CDB_E_NOMEM);
+            refused++;
+            continue;
+        }
+        assert_int_equal(rows, 5);
+        if (n > refused + 20) { // far behind the last allocation of the statement
+            break;
+        }
+    }
+    assert_true(refused > 20);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(parameters_types_and_names, setup, teardown),
@@ -543,6 +580,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(indexes, setup, teardown),
         cmocka_unit_test_setup_teardown(threads, setup, teardown),
         cmocka_unit_test_setup_teardown(conditions_of_search, setup, teardown),
+        cmocka_unit_test_setup_teardown(memory_runs_out, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
