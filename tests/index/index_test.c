@@ -83,6 +83,39 @@ static void flat_is_exact(void **state) {
     model_fini(&m);
 }
 
+/* Breaks if the shares of a scan that several threads split up leave out or repeat rows. */
+static void long_scans_are_shared(void **state) {
+    (void)state;
+    const size_t width = 512;
+    const int64_t rows = 40001;
+    model m;
+    model_init(&m, width, rows, 20, 6);
+    float v[512];
+    for (int64_t id = 1; id <= rows; id++) {
+        model_vector(&m, v);
+        model_put(&m, id, v);
+    }
+    l2c_index *ix = open_model(&m, NULL, (l2c_index_params){ .kind = L2C_INDEX_FLAT });
+    int64_t ids[100];
+    float distances[100];
+    for (int q = 0; q < 6; q++) {
+        size_t found;
+        model_vector(&m, v);
+        assert_ok(l2c_index_search(ix, ids, distances, &found, v, 100, NULL, NULL, NULL, &err),
+                  &err);
+        assert_true(model_check(&m, ids, distances, found, v, 100, NULL) == 1.0);
+        volatile bool cancel = true;
+        l2c_search_params p = { .cancel = &cancel };
+        assert_int_equal(l2c_index_search(ix, ids, distances, &found, v, 1, NULL, &p, NULL, &err),
+                         L2CDB_E_CANCELLED);
+        int64_t gone = ids[q]; // with a tombstone among the rows
+        int64_t change = model_drop(&m, gone);
+        assert_ok(l2c_index_remove(ix, &gone, 1, change, &err), &err);
+    }
+    l2c_index_close(ix);
+    model_fini(&m);
+}
+
 /* Breaks if a stored vector does not find itself at exactly 0. */
 static void equal_items_have_distance_zero(void **state) {
     (void)state;
@@ -245,8 +278,11 @@ static void bad_input_is_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(flat_is_exact),        cmocka_unit_test(equal_items_have_distance_zero),
-        cmocka_unit_test(scan_sees_its_moment), cmocka_unit_test(reopen_replays),
+        cmocka_unit_test(flat_is_exact),
+        cmocka_unit_test(long_scans_are_shared),
+        cmocka_unit_test(equal_items_have_distance_zero),
+        cmocka_unit_test(scan_sees_its_moment),
+        cmocka_unit_test(reopen_replays),
         cmocka_unit_test(bad_input_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
