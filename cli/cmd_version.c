@@ -17,8 +17,10 @@ static void print_json(const char *lines) {
     l2c_json_out j;
     l2c_json_out_init(&j, stdout);
     l2c_json_out_open(&j, '{');
-    l2c_json_out_key(&j, "version");
-    l2c_json_out_string(&j, l2cdb_version());
+    if (lines == NULL) {
+        l2c_json_out_key(&j, "l2cdb");
+        l2c_json_out_string(&j, l2cdb_version());
+    }
     while (lines != NULL && *lines != '\0') {
         size_t n = strcspn(lines, "\n");
         const char *colon = memchr(lines, ':', n);
@@ -48,8 +50,10 @@ static int run(const char *const *args, size_t args_count) {
     }
     if (json) {
         print_json(lines);
+    } else if (lines != NULL) {
+        fputs(lines, stdout);
     } else {
-        printf("l2cdb %s\n%s", l2cdb_version(), lines != NULL ? lines : "");
+        printf("l2cdb %s\n", l2cdb_version());
     }
     l2cdb_string_free(lines);
     return L2C_EXIT_DONE;

@@ -297,9 +297,6 @@ char *l2cdb_version_verbose(void) {
     l2c_buf b;
     l2c_buf_init(&b);
     l2c_buf_printf(&b, "l2cdb: %s\n", L2CDB_VERSION);
-    char cpu[160];
-    l2c_cpu_describe(cpu, sizeof cpu);
-    l2c_buf_printf(&b, "cpu: %s\ncores: %zu\n", cpu, l2c_cpu_count());
     l2c_encoders_describe(&b);
     if (b.size > 0 && b.data[b.size - 1] != '\n') {
         l2c_buf_putc(&b, '\n');

@@ -5,7 +5,9 @@ set -eu
 
 l2cdb=$1
 shift
+ours=
 if [ $# -eq 0 ]; then
+    ours=yes
     for photo in $(dpkg -L lomiri-wallpapers-16.04 mate-backgrounds |
         grep -E '/backgrounds/([^/]*|mate/nature/[^/]*)\.jpg$'); do
         set -- "$@" "$photo"
@@ -25,12 +27,18 @@ show() {
 }
 
 # In the clone itself: from here, l2cdb finds photos.l2cdb without being told.
-printf '$ %s ingest …   (%s arguments)\n' "$l2cdb" $#
+printf '$ %s ingest %s%s\n' "$l2cdb" "$1" "$([ $# -gt 1 ] && echo ' …')"
 "$l2cdb" ingest --db photos.l2cdb "$@"
 
-show search -n 3 "a red ladybug"
-show search -n 3 "eine Sanddüne"
-show search -n 3 "les montagnes"
+if [ -n "$ours" ]; then
+    show search -n 3 "a red ladybug"
+    show search -n 3 "eine Sanddüne"
+    show search -n 3 "les montagnes"
+else
+    show search -n 3 "a dog on the grass"
+    show search -n 3 "Kinder am Strand"
+    show search -n 3 "une rue la nuit"
+fi
 
 cat <<END
 
