@@ -615,15 +615,16 @@ class Holding(unittest.TestCase):
             c = s.connect(source=f'127.0.1.{i // 50 + 1}')
             c.sendall(begun[i % 4])
             held.append(c)
-        for attempt in range(3):  # a shared machine's scheduler may spoil one p99, not three
-            busy = good(seconds)
-            print(f'p99 {quiet * 1e3:.2f} ms alone, {busy * 1e3:.2f} ms beside 1,000 half-open sockets')
-            if busy < 2 * quiet + 0.002:
-                break
-        else:
-            self.fail('the half-open sockets slow a good client down')
+        busy = good(seconds)
+        again = [good(min(seconds, 5)) for _ in range(2)]
         for c in held:
             c.close()
+        time.sleep(0.5)
+        quiet = [quiet, good(min(seconds, 5))]
+        print('p99 alone', *(f'{q * 1e3:.2f}' for q in quiet), 'ms; beside 1,000 half-open sockets',
+              *(f'{b * 1e3:.2f}' for b in [busy, *again]), 'ms')
+        # The machine may be shared: its scheduler's worst moments count for neither side.
+        self.assertLess(min([busy, *again]), 2 * max(quiet) + 0.001)
         s.stop()
 
     def test_idle_connections_are_small(self):
