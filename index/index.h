@@ -95,7 +95,8 @@ typedef struct l2c_index l2c_index;
  * graph is then built by l2c_index_build (the engine decides when). Source must outlive the index.
  */
 l2cdb_status l2c_index_open(l2c_index **out, const l2c_index_config *config, l2cdb_error *err);
-/* Saves if there is a path and something changed; NULL accepted. */
+/* Keeps changed search parameters as l2c_index_save does; NULL accepted. No search or scan may be
+ * running on it. */
 void l2c_index_close(l2c_index *ix);
 
 /* New or replaced rows. `change` is the store's number of this commit. Copies the vectors. */
@@ -105,16 +106,19 @@ l2cdb_status l2c_index_add(l2c_index *ix, const int64_t *ids, const float *vecto
 l2cdb_status l2c_index_remove(l2c_index *ix, const int64_t *ids, size_t n, int64_t change,
                               l2cdb_error *err);
 
-/* phase "train", "build", "tune", "save"; rows done and total; false cancels. */
+/* phase "read", "train", "build", "tune"; rows done and total; false cancels. */
 typedef bool (*l2c_index_progress_fn)(void *ctx, const char *phase, size_t done, size_t total);
 
 /* Builds a new base segment from the source with `params` (NULL: those of the config, adapted to
  * the row count), swaps it in, saves. Cancel or error leave the old one answering. */
 l2cdb_status l2c_index_build(l2c_index *ix, const l2c_index_params *params,
                              l2c_index_progress_fn progress, void *ctx, l2cdb_error *err);
-/* True when fresh rows and tombstones exceed their share of the base, or auto wants another kind.
- */
+/* True when fresh rows and tombstones exceed their share of the base, when auto wants another kind,
+ * when a large flat index has no file yet, or when part of the file turned out damaged. */
 bool l2c_index_wants_build(const l2c_index *ix);
+/* Keeps search parameters that were set since the file was written. Rows get into the file by a
+ * build; those that came later are replayed from the source at the next open, so that closing an
+ * index of a million rows after one more photo writes nothing. */
 l2cdb_status l2c_index_save(l2c_index *ix, l2cdb_error *err);
 
 /* A set of ids that may be returned; sorted ascending, unique, borrowed. */
@@ -145,7 +149,9 @@ l2cdb_status l2c_index_search(l2c_index *ix, int64_t *ids, float *distances, siz
                               l2cdb_error *err);
 
 /* The same as a stream: every matching row once, in ascending distance, as many as are asked for.
- * Deeper requests widen ef/nprobe and end in an exact pass. The scan sees the rows of the moment it
+ * Deeper requests widen ef/nprobe and end in an exact pass. A row that an approximate round had
+ * missed comes as soon as a later round finds it, even though it is nearer than the last one given;
+ * flat indexes and exact scans have no such rows. The scan sees the rows of the moment it
  * was opened; `filter` and `query` are copied. One thread a scan. */
 typedef struct l2c_scan l2c_scan;
 l2cdb_status l2c_scan_open(l2c_scan **out, l2c_index *ix, const float *query,
