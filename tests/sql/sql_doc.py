@@ -26,6 +26,12 @@ def mask(text):
     return re.sub(r"\d+\.\d ms", "T ms", text)
 
 
+def skip_without(shared):
+    if not os.path.isdir(os.path.join(shared, "data", "coco-open")):
+        print("SKIP: %s is not there" % shared)
+        sys.exit(1 if os.environ.get("L2CDB_REQUIRE_SHARED") == "1" else 77)
+
+
 def make_database(program, shared, folder):
     os.mkdir(os.path.join(folder, "photos"))
     data = os.path.join(shared, "data", "coco-open")
@@ -43,9 +49,7 @@ def make_database(program, shared, folder):
 def main():
     program, page, shared = (os.path.abspath(a) for a in sys.argv[1:4])
     update = "--update" in sys.argv
-    if not os.path.isdir(os.path.join(shared, "data", "coco-open")):
-        print("SKIP: %s is not there" % shared)
-        sys.exit(1 if os.environ.get("L2CDB_REQUIRE_SHARED") == "1" else 77)
+    skip_without(shared)
     with open(page) as f:
         text = f.read()
     blocks = re.compile(r"```sql\n(.*?)```\n```text\n(.*?)```\n", re.S)
@@ -76,4 +80,5 @@ def main():
     sys.exit(1 if failed else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()
