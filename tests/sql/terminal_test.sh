@@ -114,6 +114,7 @@ grep -q "orientation" "$folder/.l2cdb_history" || fail "no history was kept"
 
 # A long answer goes to the pager and stops there until the reader goes on.
 tm kill-server
+socket=$socket-2 # the first server may still be on its way out
 tm new-session -d -s t -x 90 -y 24 "env HOME=$folder NO_COLOR=1 LC_ALL=C.UTF-8 TERM=screen-256color \
     PAGER=less $program shell $folder/t.l2cdb; echo left; sleep 60"
 wait_for "l2cdb>"
