@@ -1,8 +1,10 @@
 /* Transformer blocks; see blocks.h. Source: spec 3.4, 4.3, 4.4, 4.5. */
+#define _DEFAULT_SOURCE // madvise
 #include "encoders/blocks.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "encoders/layers.h"
 #include "engine/base/cpu.h"
@@ -368,6 +370,22 @@ l2c_precision l2c_linear_policy(l2c_precision precision, const char *name) {
     return precision;
 }
 
+/* A packed weight is not read again: its pages of the mapped file need not stay in memory. Only
+ * mappings; memory of the process would lose its contents. */
+static void forget_pages(const l2c_tensors *set, const l2c_linear_part *part, size_t in) {
+    const size_t page = 4096;
+    size_t bytes = part->out * in * l2c_dtype_bytes(part->type);
+    uintptr_t begin = ((uintptr_t)part->weight + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)part->weight + bytes) / page * page;
+    for (size_t i = 0; i < set->maps_count; i++) {
+        uintptr_t map = (uintptr_t)set->maps[i].data;
+        if (begin >= map && end <= map + set->maps[i].size && begin < end) {
+            madvise((char *)(uintptr_t)part->weight + (begin - (uintptr_t)part->weight),
+                    end - begin, MADV_DONTNEED);
+        }
+    }
+}
+
 l2cdb_status l2c_load_linear(l2c_linear **out, const l2c_tensors *set, l2c_precision precision,
                              const char *const *prefixes, l2cdb_error *err) {
     l2c_linear_part parts[PARTS_MAX];
@@ -381,6 +399,9 @@ l2cdb_status l2c_load_linear(l2c_linear **out, const l2c_tensors *set, l2c_preci
     if (rc == L2CDB_OK) {
         rc = l2c_linear_new(out, parts, count, in, l2c_linear_policy(precision, prefixes[0]),
                             L2C_BACKEND_AUTO, err);
+    }
+    for (size_t i = 0; rc == L2CDB_OK && i < count; i++) {
+        forget_pages(set, &parts[i], in);
     }
     if (rc != L2CDB_OK) {
         l2c_context(err, "%s", prefixes[0]);

@@ -1,10 +1,12 @@
 /* The dispatch of products: picks the backend, brings weights and rows into the type that is
  * multiplied, and does by itself what a backend cannot fuse. */
+#define _DEFAULT_SOURCE // madvise
 #include "encoders/gemm_backend.h"
 
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "encoders/layers.h"
 #include "engine/base/cpu.h"
@@ -138,11 +140,14 @@ static void row_f32(float *out, const l2c_linear_part *part, size_t row, size_t 
     }
 }
 
-/* One row of the dense matrix in the linear's precision; `wide` is f32 scratch. */
-static void row_dense(l2c_linear *l, void *dense, size_t at, const l2c_linear_part *part,
-                      size_t row, float *wide) {
-    char *to = (char *)dense + at * l->in_padded * item_bytes(l->precision);
-    memset(to, 0, l->in_padded * item_bytes(l->precision));
+void l2c_source_row(l2c_linear *l, const l2c_source *s, size_t at, void *to, float *wide) {
+    const l2c_linear_part *part = s->parts;
+    size_t row = at, item = item_bytes(l->precision);
+    while (row >= part->out) {
+        row -= part->out;
+        part++;
+    }
+    memset((char *)to + l->in * item, 0, (l->in_padded - l->in) * item);
     if (l->precision == L2C_PRECISION_INT8 && part->type == L2C_DTYPE_I8) {
         memcpy(to, (const char *)part->weight + row * l->in, l->in);
         l->scale[at] = scale_of(part, row);
@@ -154,12 +159,38 @@ static void row_dense(l2c_linear *l, void *dense, size_t at, const l2c_linear_pa
     }
     row_f32(wide, part, row, l->in);
     if (l->precision == L2C_PRECISION_INT8) {
-        l->scale[at] = l2c_quantise_row((int8_t *)to, wide, l->in);
+        l->scale[at] = l2c_quantise_row(to, wide, l->in);
     } else if (l->precision == L2C_PRECISION_BF16) {
-        l2c_bf16_row((uint16_t *)(void *)to, wide, l->in);
+        l2c_bf16_row(to, wide, l->in);
     } else {
         memcpy(to, wide, l->in * sizeof *wide);
     }
+}
+
+void *l2c_source_dense(l2c_linear *l, const l2c_source *s) {
+    size_t row_bytes = l->in_padded * item_bytes(l->precision), bytes;
+    char *dense = l2c_mul_size(&bytes, l->out, row_bytes) ? l2c_alloc_weights(bytes) : NULL;
+    float *wide = l2c_alloc(l->in, sizeof *wide);
+    if (dense == NULL || wide == NULL) {
+        l2c_free(wide);
+        l2c_free(dense);
+        return NULL;
+    }
+    for (size_t at = 0; at < l->out; at++) {
+        l2c_source_row(l, s, at, dense + at * row_bytes, wide);
+    }
+    l2c_free(wide);
+    return dense;
+}
+
+void *l2c_alloc_weights(size_t bytes) {
+    const size_t huge = (size_t)2 << 20;
+    char *p = l2c_alloc_aligned(bytes, 1);
+    if (p != NULL && bytes >= 2 * huge) {
+        size_t skip = (huge - (uintptr_t)p % huge) % huge;
+        madvise(p + skip, (bytes - skip) / huge * huge, MADV_HUGEPAGE); // a wish
+    }
+    return p;
 }
 
 static bool any_bias(const l2c_linear_part *parts, size_t parts_count) {
@@ -169,36 +200,6 @@ static bool any_bias(const l2c_linear_part *parts, size_t parts_count) {
         }
     }
     return false;
-}
-
-static l2cdb_status fill(l2c_linear *l, const l2c_linear_part *parts, size_t parts_count,
-                         l2cdb_error *err) {
-    size_t dense_bytes;
-    if (!l2c_mul_size(&dense_bytes, l->out, l->in_padded * item_bytes(l->precision))) {
-        return l2c_fail(err, L2CDB_E_LIMIT, "a weight matrix of %zux%zu is too large", l->out,
-                        l->in);
-    }
-    char *dense = l2c_alloc_aligned(dense_bytes, 1);
-    float *wide = l2c_alloc(l->in, sizeof *wide);
-    l2cdb_status rc = L2CDB_OK;
-    if (dense == NULL || wide == NULL) {
-        rc = l2c_fail_nomem(err, dense_bytes);
-        goto done;
-    }
-    size_t at = 0;
-    for (size_t i = 0; i < parts_count; i++) {
-        if (l->bias != NULL && parts[i].bias != NULL) {
-            memcpy(l->bias + at, parts[i].bias, parts[i].out * sizeof *l->bias);
-        }
-        for (size_t row = 0; row < parts[i].out; row++) {
-            row_dense(l, dense, at++, &parts[i], row, wide);
-        }
-    }
-    rc = l->backend->pack(l, dense, err);
-done:
-    l2c_free(wide);
-    l2c_free(dense);
-    return rc;
 }
 
 static l2c_precision precision_of(const l2c_gemm_backend *backend, l2c_precision wish) {
@@ -247,7 +248,12 @@ l2cdb_status l2c_linear_new(l2c_linear **out, const l2c_linear_part *parts, size
         rc = l2c_fail_nomem(err, l->out * sizeof(float));
         goto fail;
     }
-    rc = fill(l, parts, parts_count, err);
+    for (size_t i = 0, at = 0; i < parts_count; at += parts[i++].out) {
+        if (parts[i].bias != NULL) {
+            memcpy(l->bias + at, parts[i].bias, parts[i].out * sizeof *l->bias);
+        }
+    }
+    rc = b->pack(l, &(l2c_source){ parts, parts_count }, err);
     if (rc != L2CDB_OK) {
         goto fail;
     }

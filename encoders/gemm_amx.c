@@ -9,7 +9,7 @@
  * multiple of 32 (l2c_linear_rows), so that a tile may read past the last one. */
 #include "encoders/gemm_backend.h"
 
-#include <string.h>
+#include <omp.h>
 
 #include "encoders/layers.h"
 #include "encoders/workspace.h"
@@ -26,24 +26,41 @@ static size_t panel_bytes(const l2c_linear *l) {
     return l->in_padded * item_bytes(l) * L2C_PANEL;
 }
 
-static l2cdb_status pack(l2c_linear *l, const void *dense, l2cdb_error *err) {
-    size_t panels = (l->out + L2C_PANEL - 1) / L2C_PANEL, row_bytes = l->in_padded * item_bytes(l);
-    l->weights_bytes = panels * panel_bytes(l);
-    l->weights = l2c_alloc_aligned(l->weights_bytes, 1);
-    if (l->weights == NULL) {
-        return l2c_fail_nomem(err, l->weights_bytes);
+/* The 32 rows of panel `p` by way of `rows`, [32, in_padded]. */
+static void pack_panel(l2c_linear *l, const l2c_source *source, size_t p, char *rows, float *wide) {
+    size_t row_bytes = l->in_padded * item_bytes(l), first = p * L2C_PANEL;
+    size_t count = l->out - first < L2C_PANEL ? l->out - first : L2C_PANEL;
+    for (size_t r = 0; r < count; r++) {
+        l2c_source_row(l, source, first + r, rows + r * row_bytes, wide);
     }
-#pragma omp parallel for
-    for (size_t p = 0; p < panels; p++) {
-        char *to = (char *)l->weights + p * panel_bytes(l);
-        for (size_t k = 0; k < row_bytes; k += L2C_STEP_BYTES) {
-            for (size_t half = 0; half < 2; half++, to += L2C_TILE_BYTES) {
-                size_t n = p * L2C_PANEL + half * 16;
-                size_t outputs = n >= l->out ? 0 : l->out - n < 16 ? l->out - n : 16;
-                l2c_tiles_pack(to, (const char *)dense + n * row_bytes + k, row_bytes, outputs);
-            }
+    char *to = (char *)l->weights + p * panel_bytes(l);
+    for (size_t k = 0; k < row_bytes; k += L2C_STEP_BYTES) {
+        for (size_t half = 0; half < L2C_PANEL; half += 16, to += L2C_TILE_BYTES) {
+            size_t outputs = count <= half ? 0 : count - half < 16 ? count - half : 16;
+            l2c_tiles_pack(to, rows + half * row_bytes + k, row_bytes, outputs);
         }
     }
+}
+
+static l2cdb_status pack(l2c_linear *l, const l2c_source *source, l2cdb_error *err) {
+    size_t panels = (l->out + L2C_PANEL - 1) / L2C_PANEL;
+    l->weights_bytes = panels * panel_bytes(l);
+    l->weights = l2c_alloc_weights(l->weights_bytes);
+    size_t threads = (size_t)omp_get_max_threads();
+    char *rows = l2c_alloc_aligned(threads, panel_bytes(l));
+    float *wide = l2c_alloc(threads * l->in, sizeof *wide);
+    if (l->weights == NULL || rows == NULL || wide == NULL) {
+        l2c_free(wide);
+        l2c_free(rows);
+        return l2c_fail_nomem(err, l->weights_bytes);
+    }
+#pragma omp parallel for num_threads((int)threads)
+    for (size_t p = 0; p < panels; p++) {
+        size_t t = (size_t)omp_get_thread_num();
+        pack_panel(l, source, p, rows + t * panel_bytes(l), wide + t * l->in);
+    }
+    l2c_free(wide);
+    l2c_free(rows);
     return L2CDB_OK;
 }
 
@@ -174,9 +191,9 @@ bool l2c_amx_usable(void) {
 
 #else
 
-static l2cdb_status pack(l2c_linear *l, const void *dense, l2cdb_error *err) {
+static l2cdb_status pack(l2c_linear *l, const l2c_source *source, l2cdb_error *err) {
     (void)l;
-    (void)dense;
+    (void)source;
     return l2c_fail(err, L2CDB_E_UNSUPPORTED, "this processor has no matrix tiles");
 }
 

@@ -40,15 +40,30 @@ typedef struct l2c_raw_product {
     bool accumulate;
 } l2c_raw_product;
 
+/* The parts of a matrix that is being packed. */
+typedef struct l2c_source {
+    const l2c_linear_part *parts;
+    size_t parts_count;
+} l2c_source;
+
+/* Row `at` of the stacked parts in the linear's type, [in_padded] with zeros at the end; sets
+ * scale[at]. wide: f32 scratch [in]. Different rows may be got in different threads. */
+void l2c_source_row(l2c_linear *l, const l2c_source *s, size_t at, void *to, float *wide);
+/* All rows, [out, in_padded]; freed with l2c_free. NULL without memory. */
+void *l2c_source_dense(l2c_linear *l, const l2c_source *s);
+/* 64-byte aligned, in huge pages where the system gives them: weights of gigabytes are then neither
+ * faulted in by 4 KiB nor looked up by 4 KiB. Freed with l2c_free; NULL without memory. */
+void *l2c_alloc_weights(size_t bytes);
+
 typedef struct l2c_gemm_backend {
     const char *name;
     bool has_bf16, has_int8;
     bool fuses;                    /* bias, activation and accumulation for f32 and bf16 */
     bool scales;                   /* int8 as well, scales included: y_type is never I32 */
     size_t align_bf16, align_int8; /* in_padded is a multiple of these */
-    /* dense: [out, in_padded] of the precision's type, owned by the caller. Fills weights,
-     * weights_bytes and layout. */
-    l2cdb_status (*pack)(l2c_linear *l, const void *dense, l2cdb_error *err);
+    /* Fills weights, weights_bytes and layout from rows got by l2c_source_row or, all at once, by
+     * l2c_source_dense. */
+    l2cdb_status (*pack)(l2c_linear *l, const struct l2c_source *source, l2cdb_error *err);
     void (*unpack_free)(l2c_linear *l);
     l2cdb_status (*product)(const l2c_linear *l, const l2c_raw_product *p, l2c_arena *arena,
                             l2cdb_error *err);

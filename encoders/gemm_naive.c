@@ -3,7 +3,6 @@
 #include "encoders/gemm_backend.h"
 
 #include <math.h>
-#include <string.h>
 
 #include "engine/base/vec.h"
 
@@ -11,14 +10,10 @@ static size_t item_bytes(l2c_precision precision) {
     return precision == L2C_PRECISION_INT8 ? 1 : precision == L2C_PRECISION_BF16 ? 2 : 4;
 }
 
-static l2cdb_status pack(l2c_linear *l, const void *dense, l2cdb_error *err) {
+static l2cdb_status pack(l2c_linear *l, const l2c_source *source, l2cdb_error *err) {
     l->weights_bytes = l->out * l->in_padded * item_bytes(l->precision);
-    l->weights = l2c_alloc_aligned(l->weights_bytes, 1);
-    if (l->weights == NULL) {
-        return l2c_fail_nomem(err, l->weights_bytes);
-    }
-    memcpy(l->weights, dense, l->weights_bytes);
-    return L2CDB_OK;
+    l->weights = l2c_source_dense(l, source);
+    return l->weights != NULL ? L2CDB_OK : l2c_fail_nomem(err, l->weights_bytes);
 }
 
 static void unpack_free(l2c_linear *l) {

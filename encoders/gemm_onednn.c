@@ -305,7 +305,7 @@ static dnnl_status_t reorder(const l2c_linear *l, const void *dense, const dnnl_
     return rc;
 }
 
-static l2cdb_status pack(l2c_linear *l, const void *dense, l2cdb_error *err) {
+static l2cdb_status pack(l2c_linear *l, const l2c_source *source, l2cdb_error *err) {
     l2cdb_status status = engine_ready(err);
     if (status != L2CDB_OK) {
         return status;
@@ -320,11 +320,14 @@ static l2cdb_status pack(l2c_linear *l, const void *dense, l2cdb_error *err) {
         return failed(rc, "choosing a layout for weights", err);
     }
     l->weights_bytes = dnnl_memory_desc_get_size(w);
-    l->weights = l2c_alloc_aligned(l->weights_bytes, 1);
-    if (l->weights == NULL) {
+    void *dense = l2c_source_dense(l, source);
+    l->weights = l2c_alloc_weights(l->weights_bytes);
+    if (dense == NULL || l->weights == NULL) {
+        l2c_free(dense);
         return l2c_fail_nomem(err, l->weights_bytes);
     }
     rc = reorder(l, dense, w);
+    l2c_free(dense);
     return rc == dnnl_success ? L2CDB_OK : failed(rc, "packing weights", err);
 }
 

@@ -104,14 +104,10 @@ int l2c_openblas_threads(int threads) {
     return before;
 }
 
-static l2cdb_status pack(l2c_linear *l, const void *dense, l2cdb_error *err) {
+static l2cdb_status pack(l2c_linear *l, const l2c_source *source, l2cdb_error *err) {
     l->weights_bytes = l->out * l->in * sizeof(float);
-    l->weights = l2c_alloc_aligned(l->weights_bytes, 1);
-    if (l->weights == NULL) {
-        return l2c_fail_nomem(err, l->weights_bytes);
-    }
-    memcpy(l->weights, dense, l->weights_bytes);
-    return L2CDB_OK;
+    l->weights = l2c_source_dense(l, source);
+    return l->weights != NULL ? L2CDB_OK : l2c_fail_nomem(err, l->weights_bytes);
 }
 
 static void unpack_free(l2c_linear *l) {
