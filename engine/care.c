@@ -1,7 +1,9 @@
 /* Care of a database: stats, backup, vacuum, check and repair. */
 #include <dirent.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,6 +13,7 @@
 #include "engine/base/file.h"
 #include "engine/base/vec.h"
 #include "engine/engine.h"
+#include "engine/open.h"
 #include "engine/photo.h"
 
 /* ---- Files beside the database --------------------------------------------------------------- */
@@ -44,6 +47,21 @@ static void add_bytes(void *ctx, const char *path) {
     uint64_t *bytes = ctx;
     struct stat st;
     *bytes += stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
+/* "….idx.tmp1234": what process 1234 was writing. A number that was given again keeps the file
+ * until that process ends, which harms nobody. */
+static void remove_unfinished(void *ctx, const char *path) {
+    (void)ctx;
+    const char *mark = strstr(l2c_path_base(path), ".idx.tmp");
+    long pid = mark != NULL ? strtol(mark + strlen(".idx.tmp"), NULL, 10) : 0;
+    if (pid > 0 && kill((pid_t)pid, 0) != 0 && errno == ESRCH && unlink(path) == 0) {
+        l2c_log(L2CDB_LOG_INFO, "unfinished index removed path=%s", path);
+    }
+}
+
+void l2c_care_sweep(const l2cdb *db) {
+    each_index_file(db, remove_unfinished, NULL);
 }
 
 /* ---- Stats ----------------------------------------------------------------------------------- */
@@ -164,6 +182,10 @@ static void remove_unless_kept(void *ctx, const char *path) {
         if (k->keep[i] != NULL && strcmp(path, k->keep[i]) == 0) {
             return;
         }
+    }
+    if (strstr(l2c_path_base(path), ".idx.tmp") != NULL) { // perhaps another process is writing it
+        remove_unfinished(NULL, path);
+        return;
     }
     if (unlink(path) != 0) {
         l2c_log(L2CDB_LOG_WARN, "vacuum: not removed path=%s", path);

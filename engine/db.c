@@ -211,6 +211,9 @@ static l2cdb_status open_store(l2cdb *db, const char *path, l2cdb_error *err) {
         rc = l2c_store_open(&db->store, temporary != NULL ? temporary : path, &o, err);
     }
     l2c_free(temporary);
+    if (rc == L2CDB_OK && !db->options.read_only) {
+        l2c_care_sweep(db);
+    }
     return rc == L2CDB_OK ? read_properties(db, err) : rc;
 }
 

@@ -146,7 +146,7 @@ struct l2cdb {
     pthread_cond_t build_done;
     bool building;
     bool build_wanted; /* by a writer of this handle: close waits for it */
-    volatile bool build_stop;
+    volatile bool build_stop, closing;
 
     /* The SQL side's own state (connections, …), made by it at first use; close calls sql_close. */
     pthread_mutex_t sql_lock;

@@ -412,7 +412,7 @@ l2cdb_status l2c_view_index(l2cdb *db, l2c_view *v, l2c_kind kind, l2c_index **o
 static bool build_goes_on(void *ctx, const char *phase, size_t done, size_t total) {
     const l2cdb *db = ctx;
     (void)phase, (void)done, (void)total;
-    return !db->build_stop;
+    return !db->build_stop && !(db->closing && db->interrupted);
 }
 
 static void build_side(l2cdb *db, l2c_view_side *side) {
@@ -488,6 +488,7 @@ void l2c_view_wait_build(l2cdb *db) {
 
 void l2c_view_stop_builds(l2cdb *db) {
     pthread_mutex_lock(&db->build_lock);
+    db->closing = true; // an interrupt that comes while we wait ends the build too
     if (!db->build_wanted || db->interrupted) {
         db->build_stop = true;
     }
