@@ -51,7 +51,7 @@ const l2c_command l2c_cmd_import_model = {
     .help = "Either part alone makes a bundle too, which encodes what it can. --precision chooses\n"
             "how the weights are stored (f32, bf16 or int8).\n\n"
             "  l2cdb import-model --vision LLM2CLIP-Openai-L-14-336 \\\n"
-            "      --llm Llama-3.2-1B-Instruct-CC-Finetuned -o l14-1b\n",
+            "      --llm LLM2CLIP-Llama-3-8B-Instruct-CC-Finetuned -o l14\n",
     .options = options,
     .flags = L2C_COMMAND_MODEL,
     .run = run,
