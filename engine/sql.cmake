@@ -1,6 +1,7 @@
 # The SQL side of the engine. l2c_sqltext rewrites text and needs no database, so that its tests and
 # its fuzz target build alone.
-l2c_room(l2c_sqltext SOURCES sql_command.c sql_rewrite.c sql_token.c)
+l2c_room(l2c_sqltext SOURCES sql_command.c sql_edit.c sql_operand.c sql_rewrite.c
+  sql_select.c sql_token.c)
 
 pkg_check_modules(SQLITE3 REQUIRED IMPORTED_TARGET sqlite3>=3.40)
 l2c_room(l2c_sql
