@@ -486,13 +486,20 @@ async function refreshStatus() {
       Database: bytes(s.database_bytes), Indexes: bytes(s.index_bytes), Server: `l2cdb ${s.version}, up ${number(s.server.uptime_s)} s, ${s.server.connections} connections`,
     };
     $('status-facts').replaceChildren(...Object.entries(facts).flatMap(([k, v]) => [make('dt', { textContent: k }), make('dd', { textContent: v })]));
-    const rows = await rowsOf('SELECT * FROM generations ORDER BY 1 DESC LIMIT 20');
-    const skip = ['report', 'label'];
-    const columns = rows.length ? Object.keys(rows[0]).filter((c) => !skip.includes(c)) : [];
+    const rows = await rowsOf('SELECT id, state, images, captions, created_at, report FROM generations ORDER BY id DESC LIMIT 20');
     $('generations').replaceChildren(
-      make('thead', {}, make('tr', {}, ...columns.map((c) => make('th', { textContent: c })))),
-      make('tbody', {}, ...rows.map((r) => make('tr', {}, ...columns.map((c) => make('td', { textContent: r[c] === null ? '' : String(r[c]).slice(0, 40) }))))));
+      make('thead', {}, make('tr', {}, ...['', 'state', 'photos', 'captions', 'made', 'recall@10'].map((c) => make('th', { textContent: c })))),
+      make('tbody', {}, ...rows.map((r) => make('tr', { className: r.state }, ...[r.id, r.state, number(r.images), number(r.captions), r.created_at,
+        tuned(r.report)].map((c) => make('td', { textContent: c }))))));
   } catch (error) { report(error); }
+}
+
+/* "84.2 → 91.0" out of a tuning report; '' where there is none. */
+function tuned(report) {
+  try {
+    const r = JSON.parse(report);
+    return `${r.before.t2i.r10} → ${r.after.t2i.r10}`;
+  } catch { return ''; }
 }
 
 function openStatus() {
