@@ -241,6 +241,15 @@ static l2cdb_status load_pairs(tuning *t, l2cdb_error *err) {
         t->options->pairs_file != NULL ? l2c_path_base(t->options->pairs_file) : NULL;
     rc = l2c_pair_set_load(&t->pairs, t->db, &t->view->generation, info->image_width,
                            info->text_width, source, share, t->db->options.memory_max / 2, err);
+    if (rc == L2CDB_OK && !t->use_images && t->options->pairs_file != NULL) {
+        l2c_parallel parallel;
+        rc = l2c_parallel_read(&parallel, t->db, t->view, t->options->pairs_file,
+                               t->options->progress, t->options->ctx, err);
+        if (rc == L2CDB_OK) {
+            rc = l2c_pair_set_append(&t->pairs, &parallel, err);
+            l2c_parallel_fini(&parallel);
+        }
+    }
     if (rc != L2CDB_OK) {
         return rc;
     }

@@ -251,6 +251,7 @@ l2cdb_status l2c_pair_set_load(l2c_pair_set *s, l2cdb *db, const l2c_generation 
     if (rc == L2CDB_OK) {
         rc = arrange(s, &list, &images, &texts, source != NULL, held_out_share, err);
     }
+    s->stored = s->captions;
     uint64_t bytes = (uint64_t)sizeof(float) * (s->photos * image_width + s->captions * text_width);
     if (rc == L2CDB_OK && bytes <= bytes_max) {
         rc = load_matrix(&s->images, db, L2C_KIND_IMAGE, &g->image_trunk, s->photo_ids, s->photos,
@@ -276,7 +277,35 @@ void l2c_pair_set_fini(l2c_pair_set *s) {
     l2c_free(s->caption_ids);
     l2c_free(s->images);
     l2c_free(s->texts);
+    l2c_free(s->parallel);
     *s = (l2c_pair_set){ 0 };
+}
+
+l2cdb_status l2c_pair_set_append(l2c_pair_set *s, l2c_parallel *p, l2cdb_error *err) {
+    if (p->groups == 0) {
+        return L2CDB_OK;
+    }
+    const size_t photos = s->photos + p->groups, captions = s->captions + p->captions;
+    int64_t *photo_ids = l2c_realloc(s->photo_ids, photos, sizeof *photo_ids);
+    s->photo_ids = photo_ids != NULL ? photo_ids : s->photo_ids;
+    l2c_part *parts = l2c_realloc(s->parts, photos, sizeof *parts);
+    s->parts = parts != NULL ? parts : s->parts;
+    size_t *first = l2c_realloc(s->first, photos + 1, sizeof *first);
+    s->first = first != NULL ? first : s->first;
+    if (photo_ids == NULL || parts == NULL || first == NULL) {
+        return l2c_fail_nomem(err, photos * sizeof *photo_ids);
+    }
+    for (size_t i = 0; i < p->groups; i++) {
+        s->photo_ids[s->photos + i] = 0;
+        s->parts[s->photos + i] = L2C_PART_TRAIN;
+        s->first[s->photos + i + 1] = s->captions + p->first[i + 1];
+    }
+    s->photos = photos;
+    s->captions = captions;
+    s->parallel = p->texts;
+    p->texts = NULL;
+    l2c_parallel_fini(p);
+    return L2CDB_OK;
 }
 
 l2cdb_status l2c_pair_set_image(const l2c_pair_set *s, size_t photo, float *out, l2cdb_error *err) {
@@ -290,6 +319,11 @@ l2cdb_status l2c_pair_set_image(const l2c_pair_set *s, size_t photo, float *out,
 
 l2cdb_status l2c_pair_set_text(const l2c_pair_set *s, size_t caption, float *out,
                                l2cdb_error *err) {
+    if (caption >= s->stored) {
+        memcpy(out, s->parallel + (caption - s->stored) * s->text_width,
+               s->text_width * sizeof *out);
+        return L2CDB_OK;
+    }
     if (s->texts != NULL) {
         memcpy(out, s->texts + caption * s->text_width, s->text_width * sizeof *out);
         return L2CDB_OK;

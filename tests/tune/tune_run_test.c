@@ -164,6 +164,46 @@ static void test_captions_teach_captions(void **state) {
     l2cdb_close(db);
 }
 
+/* Pairs of captions whose photos nobody has are learnt from, and leave no trace in the records. */
+static void test_parallel_captions(void **state) {
+    (void)state;
+    make_world("parallel.l2cdb");
+    FILE *f = fopen(path_of("parallel.csv"), "w");
+    assert_non_null(f);
+    fputs("path,caption,language\n", f);
+    for (int i = 0; i < 20; i++) {
+        fprintf(f, "nobody/%d.jpg,a boat number %d,en\nnobody/%d.jpg,ein Boot Nummer %d,de\n", i, i,
+                i, i);
+    }
+    fputs(
+        "nobody/alone.jpg,nothing to compare with,en\n900001,by number,en\n900001,mit Nummer,de\n",
+        f);
+    fclose(f);
+    l2cdb *db = world_open(path_of("parallel.l2cdb"), 1);
+    l2cdb_error err;
+    l2cdb_tune_options o;
+    options(&o);
+    o.epochs = 2;
+    o.no_promote = true;
+    o.objective = L2CDB_OBJECTIVE_CAPTION;
+    l2cdb_tune_report without, with;
+    assert_ok(l2cdb_tune(db, &o, &without, &err), &err);
+    o.pairs_file = path_of("parallel.csv");
+    assert_ok(l2cdb_tune(db, &o, &with, &err), &err);
+    assert_int_equal(with.photos, without.photos + 21);
+    assert_int_equal(with.pairs, without.pairs + 42);
+    assert_int_equal(with.photos_val, without.photos_val);
+    l2cdb_stats stats;
+    assert_ok(l2cdb_get_stats(db, &stats, &err), &err);
+    assert_int_equal(stats.images, PHOTOS);
+    assert_int_equal(stats.captions, PHOTOS * WORLD_CAPTIONS);
+    // With photos to look at, a pair without one is of no use.
+    o.objective = L2CDB_OBJECTIVE_BOTH;
+    assert_ok(l2cdb_tune(db, &o, &with, &err), &err);
+    assert_int_equal(with.photos, without.photos);
+    l2cdb_close(db);
+}
+
 /* A worse result stays inactive, unless it is forced. */
 static void test_promotion(void **state) {
     (void)state;
@@ -281,6 +321,7 @@ int main(void) {
         cmocka_unit_test(test_text_only),
         cmocka_unit_test(test_text_and_image),
         cmocka_unit_test(test_captions_teach_captions),
+        cmocka_unit_test(test_parallel_captions),
         cmocka_unit_test(test_promotion),
         cmocka_unit_test(test_same_result),
         cmocka_unit_test(test_refusals),
