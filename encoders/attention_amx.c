@@ -26,7 +26,7 @@ L2C_TILE static void to_bf16(uint16_t *out, const float *x, size_t n, size_t n_p
                              float scale) {
     __m512 s = _mm512_set1_ps(scale);
     for (size_t i = 0; i < n_padded; i += 16) {
-        __mmask16 some = i + 16 <= n ? 0xffff : i >= n ? 0 : (__mmask16)((1u << (n - i)) - 1);
+        __mmask16 some = (__mmask16)(i + 16 <= n ? 0xffffu : i >= n ? 0 : (1u << (n - i)) - 1);
         __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, x + i), s);
         _mm256_storeu_si256((__m256i *)(void *)(out + i), (__m256i)_mm512_cvtneps_pbh(v));
     }

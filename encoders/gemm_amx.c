@@ -72,8 +72,8 @@ static void unpack_free(l2c_linear *l) {
 L2C_TILE static void finish(const l2c_linear *l, const l2c_raw_product *p, float *sums, size_t row,
                             size_t rows, size_t first) {
     size_t n = l->out - first < L2C_PANEL ? l->out - first : L2C_PANEL;
-    __mmask16 low = n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1);
-    __mmask16 high = n >= 32 ? 0xffff : n <= 16 ? 0 : (__mmask16)((1u << (n - 16)) - 1);
+    __mmask16 low = (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1);
+    __mmask16 high = (__mmask16)(n >= 32 ? 0xffffu : n <= 16 ? 0 : (1u << (n - 16)) - 1);
     __m512 bias0 = _mm512_setzero_ps(), bias1 = bias0, scale0 = bias0, scale1 = bias0;
     if (p->bias) {
         bias0 = _mm512_maskz_loadu_ps(low, l->bias + first);

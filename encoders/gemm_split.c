@@ -103,7 +103,7 @@ L2C_TILE static inline void transpose(__m512i r[16]) {
 }
 
 static __mmask16 first(size_t n) {
-    return n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1);
+    return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1);
 }
 
 /* One operand: element (i, k) of A is at i, that of B is of column i. */

@@ -451,9 +451,9 @@ AVX512 static inline __m512i values16(const l2c_codes *c, const uint8_t *code, s
     if (bytes) {
         return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(m, code + i));
     }
-    __mmask16 half = i / 2 + 8 <= c->row_bytes ? 0xFF
-                     : i / 2 < c->row_bytes    ? (__mmask16)((1u << (c->row_bytes - i / 2)) - 1)
-                                               : 0;
+    __mmask16 half = (__mmask16)(i / 2 + 8 <= c->row_bytes ? 0xFFu
+                                 : i / 2 < c->row_bytes    ? (1u << (c->row_bytes - i / 2)) - 1
+                                                           : 0);
     __m128i v = _mm_maskz_loadu_epi8(half, code + i / 2), four = _mm_set1_epi8(15);
     v = _mm_unpacklo_epi8(_mm_and_si128(v, four), _mm_and_si128(_mm_srli_epi16(v, 4), four));
     return _mm512_cvtepu8_epi32(v);
@@ -470,7 +470,7 @@ AVX512 static inline float weights_avx512(void *memory, const l2c_codes *c, cons
     const __m128i split = _mm_set_epi8(15, 13, 11, 9, 7, 5, 3, 1, 14, 12, 10, 8, 6, 4, 2, 0);
     __m512 offset = _mm512_setzero_ps(), s = _mm512_set1_ps(scale);
     for (size_t i = 0; i < all; i += 16) {
-        __mmask16 m = i >= n ? 0 : n - i >= 16 ? 0xFFFF : (__mmask16)((1u << (n - i)) - 1);
+        __mmask16 m = (__mmask16)(i >= n ? 0 : n - i >= 16 ? 0xFFFFu : (1u << (n - i)) - 1);
         __m512 min = _mm512_maskz_loadu_ps(m, c->min + i);
         __m512 step = _mm512_maskz_loadu_ps(m, c->step + i);
         __m512 v;
