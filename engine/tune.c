@@ -4,11 +4,11 @@
  * only those. An epoch visits every training photo once, in a random order, with one of its
  * captions chosen at random, so no batch holds two captions of one photo as each other's negatives.
  * After each epoch the held-out photos are ranked, under the trained heads and half-way between
- * them and the old ones, and the best epoch is kept; which point of that line becomes the new
- * generation is decided by the held-out photos too (l2c_trainer_get_heads says why). The state is
- * saved beside the database between epochs, so that an interrupted run can be resumed; the
- * random numbers depend on seed and epoch alone, so that a resumed run ends where an uninterrupted
- * one would.
+ * them and the old ones; the last epoch is kept, or the best one if it was clearly better, and at
+ * which point of that line is decided by the held-out photos too (l2c_trainer_get_heads says why).
+ * The state is saved beside the database between epochs, so that an interrupted run can be resumed;
+ * the random numbers depend on seed and epoch alone, so that a resumed run ends where an
+ * uninterrupted one would.
  *
  * Source: LLM2CLIP stage 2 on cached features (spec 6.2, 6.3), with caption contrast (6.1). */
 #include <inttypes.h>
@@ -48,8 +48,9 @@ typedef struct tuning {
     double best_score;              /* below 0: none yet */
     size_t best_epoch;
     double best_blend;
-    l2c_buf best;     /* trainer state of the best epoch */
-    char *state_path; /* NULL: nothing is saved */
+    double last_score, last_blend; /* of the epoch that was judged last */
+    l2c_buf best;                  /* trainer state of the best epoch */
+    char *state_path;              /* NULL: nothing is saved */
     double saved_at, save_s;
     size_t saved_epoch;
     l2c_meter meter;
@@ -75,7 +76,7 @@ typedef struct state_header {
     char magic[8];
     l2c_hash plan; /* of what must be the same in a resumed run */
     uint64_t epoch, best_epoch;
-    double best_score, best_blend, loss_first;
+    double best_score, best_blend, last_score, last_blend, loss_first;
     uint64_t trainer_bytes, best_bytes;
 } state_header;
 
@@ -104,6 +105,8 @@ static l2cdb_status save_state(tuning *t, l2cdb_error *err) {
                        .best_epoch = t->best_epoch,
                        .best_score = t->best_score,
                        .best_blend = t->best_blend,
+                       .last_score = t->last_score,
+                       .last_blend = t->last_blend,
                        .loss_first = t->report->loss_first };
     memcpy(h.magic, MAGIC, sizeof MAGIC);
     l2c_buf b;
@@ -157,6 +160,8 @@ static l2cdb_status read_state(tuning *t, const l2c_map *m, l2cdb_error *err) {
         t->best_epoch = (size_t)h.best_epoch;
         t->best_score = h.best_score;
         t->best_blend = h.best_blend;
+        t->last_score = h.last_score;
+        t->last_blend = h.last_blend;
         t->report->loss_first = h.loss_first;
     }
     return rc;
@@ -430,6 +435,8 @@ static l2cdb_status judge_epoch(tuning *t, l2cdb_error *err) {
         e->t2i_r10 = better->t2i.r10;
         e->i2t_r10 = better->i2t.r10;
     }
+    t->last_score = score;
+    t->last_blend = blend;
     if (score > t->best_score) {
         t->best_score = score;
         t->best_epoch = t->epoch + 1;
@@ -440,7 +447,18 @@ static l2cdb_status judge_epoch(tuning *t, l2cdb_error *err) {
     return L2CDB_OK;
 }
 
-/* Looks at the points of the line that the epochs left out; the trainer is at the best epoch. */
+/* The trainer at the end of the run, or at the best epoch if that was better by more than noise: a
+ * rate that has come down to 0 is worth more than luck with few photos. */
+static l2cdb_status choose_epoch(tuning *t, l2cdb_error *err) {
+    if (t->last_score + noise_of(t) >= t->best_score) {
+        t->best_score = t->last_score;
+        t->best_blend = t->last_blend;
+        return L2CDB_OK;
+    }
+    return l2c_trainer_load(t->trainer, t->best.data, t->best.size, err);
+}
+
+/* Looks at the points of the line that the epochs left out. */
 static l2cdb_status choose_blend(tuning *t, l2cdb_error *err) {
     static const double others[] = { 0.25, 0.75 };
     l2cdb_status rc = L2CDB_OK;
@@ -551,7 +569,7 @@ static l2cdb_status store_generation(tuning *t, const l2c_heads *heads, l2cdb_er
 
 static l2cdb_status finish(tuning *t, l2cdb_error *err) {
     l2c_heads *heads = NULL;
-    l2cdb_status rc = l2c_trainer_load(t->trainer, t->best.data, t->best.size, err);
+    l2cdb_status rc = choose_epoch(t, err);
     if (rc == L2CDB_OK) {
         rc = choose_blend(t, err);
     }

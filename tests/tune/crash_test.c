@@ -49,25 +49,43 @@ static void drop_unused(l2cdb *db) {
     }
 }
 
-_Noreturn static void child_changes(const char *path) {
+static void change(l2cdb *db, const char *path, unsigned i) {
+    l2cdb_error err;
+    l2cdb_tune_options o;
+    options(&o, path);
+    o.tune_image_head = i % 2 == 1 && !o.resume;
+    o.no_promote = true;
+    l2cdb_tune_report r;
+    l2cdb_status rc = l2cdb_tune(db, &o, &r, &err);
+    if (rc == L2CDB_E_MISMATCH) { // the state of a run with other options or before more photos
+        o.resume = false;
+        rc = l2cdb_tune(db, &o, &r, &err);
+    }
+    must(rc, &err);
+    must(l2cdb_reindex(db, 0, NULL, NULL, &err), &err);
+    must(l2cdb_rollback(db, NULL, &err), &err);
+    must(l2cdb_rollback(db, NULL, &err), &err);
+    drop_unused(db);
+}
+
+/* Photos come in, so that every switch has rows to fill. */
+_Noreturn static void child_switches(const char *path) {
     l2cdb *db = world_open(path, 1);
     l2cdb_error err;
-    for (unsigned i = 0;; i++) {
-        l2cdb_tune_options o;
-        options(&o, path);
-        o.tune_image_head = i % 2 == 1 && !o.resume;
-        o.no_promote = true;
-        l2cdb_tune_report r;
-        l2cdb_status rc = l2cdb_tune(db, &o, &r, &err);
-        if (rc == L2CDB_E_MISMATCH) { // the state of a run with the other options
-            o.resume = false;
-            rc = l2cdb_tune(db, &o, &r, &err);
+    for (;;) {
+        l2cdb_stats stats;
+        must(l2cdb_get_stats(db, &stats, &err), &err);
+        if (stats.images < 4 * PHOTOS) {
+            world_add(db, (size_t)stats.images, 3, stats.images);
         }
-        must(rc, &err);
-        must(l2cdb_reindex(db, 0, NULL, NULL, &err), &err);
         must(l2cdb_rollback(db, NULL, &err), &err);
-        must(l2cdb_rollback(db, NULL, &err), &err);
-        drop_unused(db);
+    }
+}
+
+_Noreturn static void child_changes(const char *path) {
+    l2cdb *db = world_open(path, 1);
+    for (unsigned i = 0;; i++) {
+        change(db, path, i);
     }
 }
 
@@ -83,7 +101,7 @@ static int child_tune(const char *path) {
 
 /* ---- The parent ---- */
 
-static pid_t start(const char *path, const char *what) {
+static pid_t start_child(const char *path, const char *what) {
     pid_t pid = fork();
     if (pid == 0) {
         execl(self, self, "child", path, what, (char *)NULL);
@@ -123,10 +141,12 @@ static void verify(const char *path) {
     l2cdb_query_init(&q);
     q.terms = &(l2cdb_term){ .kind = L2CDB_TERM_CAPTION_ID, .id = 7, .weight = 1 };
     q.terms_count = 1;
-    q.k = PHOTOS;
+    l2cdb_stats stats;
+    assert_ok(l2cdb_get_stats(db, &stats, &err), &err);
+    q.k = stats.images + 1;
     l2cdb_results *r;
     assert_ok(l2cdb_search(db, &q, &r, &err), &err);
-    assert_int_equal(l2cdb_results_count(r), PHOTOS);
+    assert_int_equal(l2cdb_results_count(r), stats.images);
     assert_int_equal(l2cdb_results_timings(r)->generation, world_active(db));
     l2cdb_results_free(r);
     l2cdb_close(db);
@@ -140,21 +160,30 @@ static void test_deaths(void **state) {
     snprintf(path, sizeof path, "%s/deaths.l2cdb", dir);
     l2cdb *db = world_open(path, 1);
     world_add(db, 0, PHOTOS, 11);
+    double start = l2c_now();
+    change(db, path, 0); // how long one round takes here, and something to roll back to
+    unsigned round_ms = (unsigned)(1000 * (l2c_now() - start));
     l2cdb_close(db);
-    int64_t newest = 0;
+    unsigned switched = 0;
+    int64_t newest = 0, before = 0;
     for (unsigned i = 0; i < deaths; i++) {
-        int ended = kill_soon(start(path, "changes"), i % 4 == 0 ? 300 : 1500);
+        bool changes = i % 2 == 0;
+        int ended = kill_soon(start_child(path, changes ? "changes" : "switches"),
+                              changes ? round_ms * 3 / 2 : round_ms / 2);
         if (ended != -1) {
             fail_msg("the child ended by itself with %d", ended);
         }
         verify(path);
         db = world_open(path, 1);
         int64_t active = world_active(db);
+        switched += active != before ? 1 : 0;
+        before = active;
         newest = active > newest ? active : newest;
         l2cdb_close(db);
     }
-    print_message("%u deaths; generation %lld was reached\n", deaths, (long long)newest);
-    assert_true(newest > 1);
+    print_message("%u deaths; %u times another generation was active, %lld the newest\n", deaths,
+                  switched, (long long)newest);
+    assert_true(newest > 2 && switched > 2);
 }
 
 static l2c_hash newest_heads(const char *path) {
@@ -179,17 +208,17 @@ static void test_resume_after_deaths(void **state) {
         l2cdb_close(db);
     }
     int status;
-    pid_t pid = start(whole, "tune");
+    pid_t pid = start_child(whole, "tune");
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_int_equal(status, 0);
     bool ended = false;
     for (int i = 0; i < 6 && !ended; i++) {
-        int code = kill_soon(start(parts, "tune"), 900);
+        int code = kill_soon(start_child(parts, "tune"), 900);
         ended = code == 0;
         assert_true(code == 0 || code == -1);
     }
     if (!ended) {
-        pid = start(parts, "tune");
+        pid = start_child(parts, "tune");
         assert_int_equal(waitpid(pid, &status, 0), pid);
         assert_int_equal(status, 0);
     }
@@ -202,6 +231,9 @@ int main(int argc, char **argv) {
     if (argc == 4 && strcmp(argv[1], "child") == 0) {
         if (strcmp(argv[3], "tune") == 0) {
             return child_tune(argv[2]);
+        }
+        if (strcmp(argv[3], "switches") == 0) {
+            child_switches(argv[2]);
         }
         child_changes(argv[2]);
     }
