@@ -276,6 +276,79 @@ static void bad_input_is_refused(void **state) {
     model_fini(&m);
 }
 
+/* One life of an index with a graph; the first error, or OK. */
+static l2cdb_status live(model *m, const char *path) {
+    l2c_index *ix = NULL;
+    l2c_scan *scan = NULL;
+    int64_t ids[64], filter_ids[200];
+    float distances[64], v[WIDTH];
+    size_t found;
+    l2c_index_filter f = { .ids = filter_ids };
+    for (int64_t id = 1; id <= 600; id += 3) {
+        filter_ids[f.count++] = id;
+    }
+    l2c_index_config c = { .path = path,
+                           .width = WIDTH,
+                           .generation = 1,
+                           .change = (int64_t)m->log_count,
+                           .params = { .kind = L2C_INDEX_HNSW, .m = 8, .threads = 1 },
+                           .source = model_source(m) };
+    model_vector(m, v);
+    l2cdb_status rc = l2c_index_open(&ix, &c, &err);
+    if (rc == L2CDB_OK) {
+        rc = l2c_index_build(ix, NULL, NULL, NULL, &err);
+    }
+    for (int64_t id = 1; rc == L2CDB_OK && id < 5; id++) {
+        rc = l2c_index_add(ix, &id, v, 1, 0, &err);
+    }
+    if (rc == L2CDB_OK) {
+        int64_t id = 9;
+        rc = l2c_index_remove(ix, &id, 1, 0, &err);
+    }
+    if (rc == L2CDB_OK) {
+        rc = l2c_index_search(ix, ids, distances, &found, v, 10, &f, NULL, NULL, &err);
+    }
+    if (rc == L2CDB_OK) {
+        rc = l2c_scan_open(&scan, ix, v, NULL, NULL, &err);
+    }
+    for (int i = 0; rc == L2CDB_OK && i < 5; i++) {
+        rc = l2c_scan_next(scan, ids, distances, 64, &found, &err);
+    }
+    l2c_scan_close(scan);
+    l2c_index_close(ix);
+    return rc;
+}
+
+/* Breaks if a failed allocation crashes, leaks (under AddressSanitizer) or is not reported. */
+static void every_allocation_may_fail(void **state) {
+    (void)state;
+    char path[4200];
+    const char *dir = test_temp_dir();
+    snprintf(path, sizeof path, "%s/a.idx", dir);
+    model m;
+    model_init(&m, WIDTH, 600, 5, 8);
+    fill(&m, 1, 600);
+    size_t failed = 0;
+    for (uint64_t n = 1;; n++) {
+        unlink(path);
+        l2c_alloc_fail_at(n);
+        l2cdb_status rc = live(&m, path);
+        l2c_alloc_fail_at(0);
+        if (rc == L2CDB_OK && n > 300) {
+            break;
+        }
+        if (rc != L2CDB_OK && rc != L2CDB_E_NOMEM) {
+            fail_msg("allocation %llu: %s: %s", (unsigned long long)n, l2cdb_status_name(rc),
+                     err.message);
+        }
+        failed += rc != L2CDB_OK;
+    }
+    assert_true(failed > 50);
+    unlink(path);
+    rmdir(dir);
+    model_fini(&m);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(flat_is_exact),
@@ -284,6 +357,7 @@ int main(void) {
         cmocka_unit_test(scan_sees_its_moment),
         cmocka_unit_test(reopen_replays),
         cmocka_unit_test(bad_input_is_refused),
+        cmocka_unit_test(every_allocation_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

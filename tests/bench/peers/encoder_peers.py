@@ -119,7 +119,7 @@ def time_calls(fn, seconds):
 
     fn()
     runs, begin = [], time.perf_counter()
-    while len(runs) < 3 or time.perf_counter() - begin < seconds:
+    while len(runs) < 2 or time.perf_counter() - begin < seconds:
         t = time.perf_counter()
         fn()
         runs.append(time.perf_counter() - t)
@@ -192,6 +192,8 @@ def main():
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--seconds", type=float, default=4)
     p.add_argument("--work", default="vit-1,vit-8,llama-1,llama-64")
+    p.add_argument("--opponents", help="only these, comma-separated")
+    p.add_argument("--precisions", default="f32,bf16,int8", help="of ours")
     p.add_argument("--child", help=argparse.SUPPRESS)
     p.add_argument("--child-work", help=argparse.SUPPRESS)
     p.add_argument("--folder", help=argparse.SUPPRESS)
@@ -214,14 +216,14 @@ def main():
         shape = "vit-l" if kind == "vit" else "llama-1b"
         ours, theirs, missing = {}, {}, {}
         for _ in range(2):
-            for precision in ["f32", "bf16", "int8"]:
+            for precision in args.precisions.split(","):
                 r, why = run_json([args.bench, "--shape", shape, "--precision", precision, "--batch", batch,
                                    "--threads", str(args.threads), "--seconds", str(args.seconds)])
                 if r is None:
                     sys.exit(f"{args.bench}: {why}")
                 if precision not in ours or r["ms"] < ours[precision]["ms"]:
                     ours[precision] = r
-            for name in opponents_of(work):
+            for name in args.opponents.split(",") if args.opponents else opponents_of(work):
                 r, why = run_json([python, __file__, "--child", name, "--child-work", work, "--folder", folder,
                                    "--threads", str(args.threads), "--seconds", str(args.seconds)])
                 if r is None:
