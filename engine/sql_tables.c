@@ -16,6 +16,7 @@
 #define ARGUMENTS_MAX 4
 #define GENERATIONS_MAX 1000
 #define NEIGHBOURS_MAX 10000
+#define WORDS_MAX 64 /* of a text that hybrid looks for */
 
 /* ---- Rows in memory ----------------------------------------------------------------------------
  */
@@ -463,11 +464,13 @@ static int by_score(const void *a, const void *b) {
 
 /* The words of a text as an FTS5 expression: each quoted, any of them enough. "" if none. */
 static void match_expression(const char *text, l2c_buf *out) {
+    size_t words = 0;
     const char *separators = " \t\r\n\"'()*:^-+.,;!?{}[]<>=&|/\\~@#$%`";
-    for (const char *s = text; *s != 0;) {
+    for (const char *s = text; *s != 0 && words < WORDS_MAX;) {
         size_t skip = strspn(s, separators);
         size_t size = strcspn(s + skip, separators);
         if (size > 0) {
+            words++;
             l2c_buf_puts(out, out->size > 0 ? " OR \"" : "\"");
             l2c_buf_append(out, s + skip, size);
             l2c_buf_putc(out, '"');

@@ -18,6 +18,7 @@ static int setup(void **state) {
 
 static int teardown(void **state) {
     l2cdb_close(*state);
+    sql_fixture_remove(path);
     return 0;
 }
 

@@ -551,6 +551,7 @@ static void statements_equal_brute_force(void **state) {
     printf("%zu statements, %zu rows\n", statements_count, rows);
     sqlite3_close(plain);
     l2cdb_close(db);
+    sql_fixture_remove(path);
 }
 
 /* ids that pass a filter, by the other side */
@@ -645,6 +646,7 @@ static void filters_are_complete(void **state) {
     printf("%zu filters, %zu rows\n", filters_count, answered);
     sqlite3_close(plain);
     l2cdb_close(db);
+    sql_fixture_remove(path);
 }
 
 int main(int argc, char **argv) {

@@ -127,6 +127,13 @@ static inline void sql_fixture_make(const char *path, size_t n, size_t width, ui
     l2c_store_close(store);
 }
 
+/* Removes the folder that `path` is in. */
+static inline void sql_fixture_remove(const char *path) {
+    char command[4300];
+    snprintf(command, sizeof command, "rm -rf '%.*s'", (int)(strrchr(path, '/') - path), path);
+    assert_int_equal(system(command), 0);
+}
+
 static inline l2cdb *sql_fixture_open(const char *path) {
     l2cdb *db;
     l2cdb_error err;
