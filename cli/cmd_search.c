@@ -313,16 +313,13 @@ static int search(l2cdb *db, l2cdb_term *terms, size_t terms_count) {
 }
 
 static int run(const char *const *args, size_t args_count) {
-    l2cdb_term *terms = calloc(args_count + 2, sizeof *terms); // and --like, --vector
-    if (terms == NULL) {
-        return l2c_session_error(NULL, "out of memory");
-    }
-    size_t n = 0;
-    int rc = l2c_terms_parse(&l2c_cmd_search, terms, &n, args, args_count);
+    l2c_terms terms;
+    int rc = l2c_terms_parse(&l2c_cmd_search, &terms, args, args_count);
     if (rc == L2C_EXIT_DONE && o.like != 0) {
-        terms[n++] = (l2cdb_term){ .kind = L2CDB_TERM_IMAGE_ID, .id = o.like, .weight = 1 };
+        terms.list[terms.count++] =
+            (l2cdb_term){ .kind = L2CDB_TERM_IMAGE_ID, .id = o.like, .weight = 1 };
     }
-    if (rc == L2C_EXIT_DONE && n == 0 && o.vector == NULL) {
+    if (rc == L2C_EXIT_DONE && terms.count == 0 && o.vector == NULL) {
         rc = l2c_options_wrong(&l2c_cmd_search, "what to search for is missing");
     }
     if (rc == L2C_EXIT_DONE && (o.limit == 0 || o.limit > 10000)) {
@@ -332,11 +329,11 @@ static int run(const char *const *args, size_t args_count) {
     if (rc == L2C_EXIT_DONE) {
         rc = l2c_session_open(&db, NULL, L2C_SESSION_READ);
         if (rc == L2C_EXIT_DONE) {
-            rc = search(db, terms, n);
+            rc = search(db, terms.list, terms.count);
             l2cdb_close(db);
         }
     }
-    free(terms);
+    l2c_terms_fini(&terms);
     return rc;
 }
 

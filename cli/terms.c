@@ -37,19 +37,28 @@ static bool split_weight(const char *word, double *weight, const char **rest) {
     return true;
 }
 
-static char *join(const char *a, const char *b) {
-    size_t n = strlen(a), m = strlen(b);
-    char *joined = malloc(n + m + 2);
-    if (joined != NULL) {
-        memcpy(joined, a, n);
-        joined[n] = ' ';
-        memcpy(joined + n + 1, b, m + 1);
-    }
-    return joined;
+void l2c_terms_fini(l2c_terms *t) {
+    free(t->list);
+    free(t->text);
 }
 
-int l2c_terms_parse(const l2c_command *command, l2cdb_term *out, size_t *terms_count,
-                    const char *const *args, size_t count) {
+static bool make_room(l2c_terms *out, const char *const *args, size_t count) {
+    size_t bytes = 1;
+    for (size_t i = 0; i < count; i++) {
+        bytes += strlen(args[i]) + 1;
+    }
+    out->count = 0;
+    out->list = calloc(count + 2, sizeof *out->list);
+    out->text = malloc(bytes);
+    return out->list != NULL && out->text != NULL;
+}
+
+int l2c_terms_parse(const l2c_command *command, l2c_terms *out, const char *const *args,
+                    size_t count) {
+    if (!make_room(out, args, count)) {
+        return l2c_session_error(NULL, "out of memory");
+    }
+    char *end = out->text; // of what was copied
     double sign = 1;
     const char *pending = NULL; // an operator that waits for its word
     bool joinable = false;      // the last term is a text that stood alone
@@ -66,20 +75,19 @@ int l2c_terms_parse(const l2c_command *command, l2cdb_term *out, size_t *terms_c
         double weight = 1;
         bool weighted = split_weight(word, &weight, &word);
         bool image = l2c_terms_is_image(word);
+        size_t bytes = strlen(word) + 1;
+        memcpy(end, word, bytes);
         if (joinable && !image && !weighted && pending == NULL) {
-            l2cdb_term *last = &out[*terms_count - 1];
-            last->text = join(last->text, word);
-            if (last->text == NULL) {
-                return l2c_session_error(NULL, "out of memory");
-            }
-            continue;
+            end[-1] = ' '; // was the end of the text before
+        } else {
+            out->list[out->count++] = (l2cdb_term){
+                .kind = image ? L2CDB_TERM_IMAGE_FILE : L2CDB_TERM_TEXT,
+                .text = end,
+                .weight = sign * weight,
+            };
+            joinable = !image && !weighted;
         }
-        out[(*terms_count)++] = (l2cdb_term){
-            .kind = image ? L2CDB_TERM_IMAGE_FILE : L2CDB_TERM_TEXT,
-            .text = word,
-            .weight = sign * weight,
-        };
-        joinable = !image && !weighted;
+        end += bytes;
         pending = NULL;
         sign = 1;
     }

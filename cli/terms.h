@@ -12,11 +12,17 @@
  * existing file whose name ends as photos' names do. */
 bool l2c_terms_is_image(const char *word);
 
-/* Makes args[0..count) into terms, at most `count` of them, appended at out[*terms_count]. "+" and
- * "-" set the sign of the next word, "0.5:word" its weight; texts that follow each other without
- * either are one text ("red boat" without its quotes). Strings are borrowed from args, or joined
- * and owned by the program until it ends. Returns an exit status; errors are printed. */
-int l2c_terms_parse(const l2c_command *command, l2cdb_term *out, size_t *terms_count,
-                    const char *const *args, size_t count);
+typedef struct l2c_terms {
+    l2cdb_term *list; /* room for two more than were parsed */
+    size_t count;
+    char *text; /* what the terms point into */
+} l2c_terms;
+
+/* Makes args[0..count) into terms. "+" and "-" set the sign of the next word, "0.5:word" its
+ * weight; texts that follow each other without either are one text ("red boat" without its quotes).
+ * Returns an exit status; errors are printed. l2c_terms_fini releases *out on every outcome. */
+int l2c_terms_parse(const l2c_command *command, l2c_terms *out, const char *const *args,
+                    size_t count);
+void l2c_terms_fini(l2c_terms *t);
 
 #endif

@@ -131,25 +131,29 @@ static void did_you_mean(void **state) {
 
 static void terms(void **state) {
     (void)state;
-    l2cdb_term t[8];
-    size_t n = 0;
+    l2c_terms t;
     const char *const words[] = { "red", "boat", "+", "0.5:sea", "-", "people", "./x.jpg", "2:y" };
-    assert_int_equal(l2c_terms_parse(&command, t, &n, words, 8), L2C_EXIT_DONE);
-    assert_int_equal(n, 5);
-    assert_string_equal(t[0].text, "red boat");
-    assert_true(t[0].weight == 1 && t[0].kind == L2CDB_TERM_TEXT);
-    assert_string_equal(t[1].text, "sea");
-    assert_true(t[1].weight == 0.5);
-    assert_string_equal(t[2].text, "people");
-    assert_true(t[2].weight == -1);
-    assert_string_equal(t[3].text, "./x.jpg");
-    assert_true(t[3].weight == 1 && t[3].kind == L2CDB_TERM_IMAGE_FILE);
-    assert_true(t[4].weight == 2 && t[4].kind == L2CDB_TERM_TEXT);
-    free((void *)(size_t)t[0].text); // joined by the parser
+    assert_int_equal(l2c_terms_parse(&command, &t, words, 8), L2C_EXIT_DONE);
+    assert_int_equal(t.count, 5);
+    static const struct {
+        const char *text;
+        double weight;
+        l2cdb_term_kind kind;
+    } expected[] = { { "red boat", 1, L2CDB_TERM_TEXT },
+                     { "sea", 0.5, L2CDB_TERM_TEXT },
+                     { "people", -1, L2CDB_TERM_TEXT },
+                     { "./x.jpg", 1, L2CDB_TERM_IMAGE_FILE },
+                     { "y", 2, L2CDB_TERM_TEXT } };
+    for (size_t i = 0; i < 5; i++) {
+        assert_string_equal(t.list[i].text, expected[i].text);
+        assert_true(t.list[i].weight == expected[i].weight);
+        assert_int_equal(t.list[i].kind, expected[i].kind);
+    }
+    l2c_terms_fini(&t);
 
-    n = 0;
     const char *const dangling[] = { "a", "+" };
-    assert_int_equal(l2c_terms_parse(&command, t, &n, dangling, 2), L2C_EXIT_USAGE);
+    assert_int_equal(l2c_terms_parse(&command, &t, dangling, 2), L2C_EXIT_USAGE);
+    l2c_terms_fini(&t);
 }
 
 int main(void) {
