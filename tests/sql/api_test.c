@@ -495,6 +495,99 @@ static void threads(void **state) {
     }
 }
 
+/* A second generation with other vectors for the same photos, active. */
+static void add_generation(void) {
+    l2c_store *store;
+    l2cdb_error err;
+    assert_ok(l2c_store_open(&store, path, &(l2c_store_options){ 0 }, &err), &err);
+    assert_ok(l2c_store_begin(store, &err), &err);
+    l2c_generation g = { .parent = 1, .state = L2C_GENERATION_READY, .width = WIDTH };
+    snprintf(g.model, sizeof g.model, "external");
+    assert_ok(l2c_generations_put(store, &g, &err), &err);
+    sql_random r = { 77 };
+    for (int64_t id = 1; id <= PHOTOS; id++) {
+        float v[WIDTH];
+        sql_vector(&r, v, WIDTH);
+        assert_ok(l2c_vectors_put(store, g.id, L2C_KIND_IMAGE, id, v, WIDTH, &err), &err);
+    }
+    assert_ok(l2c_store_commit(store, &err), &err);
+    assert_ok(l2c_generations_activate(store, g.id, &err), &err);
+    l2c_store_close(store);
+}
+
+/* Asks until told to stop; the distance of every row comes from the index, its vector from the
+ * table. */
+typedef struct switcher {
+    l2cdb *db;
+    uint64_t seed;
+    volatile bool *stop;
+    size_t asked, mixed, errors;
+} switcher;
+
+static void *ask_while_switching(void *ctx) {
+    switcher *w = ctx;
+    sql_random r = { w->seed };
+    while (!*w->stop || w->asked < 100) {
+        l2cdb_stmt *s;
+        l2cdb_error err;
+        float query[WIDTH];
+        bool row = true;
+        sql_vector(&r, query, WIDTH);
+        if (l2cdb_prepare(w->db,
+                          "SELECT distance, embedding FROM images ORDER BY embedding <=> ? LIMIT 8",
+                          NULL, &s, &err) != L2CDB_OK) {
+            w->errors++;
+            break;
+        }
+        l2cdb_bind_vector(s, 1, query, WIDTH);
+        l2cdb_status rc;
+        while ((rc = l2cdb_step(s, &row, &err)) == L2CDB_OK && row) {
+            double d = 1 - (double)l2c_vec_dot(l2cdb_column_blob(s, 1), query, WIDTH);
+            w->mixed += fabs(d - l2cdb_column_double(s, 0)) > 1e-5 ? 1 : 0;
+        }
+        w->errors += rc != L2CDB_OK ? 1 : 0;
+        w->asked++;
+        l2cdb_finalize(s);
+    }
+    return NULL;
+}
+
+/* Broken: an answer mixes two vector spaces while one takes the other's place. */
+static void generations_never_mix(void **state) {
+    l2cdb *db = *state;
+    l2cdb_error err;
+    volatile bool stop = false;
+    switcher workers[4];
+    pthread_t ids[4];
+    add_generation();
+    assert_string_equal(one(db, "SELECT id FROM generations WHERE active"), "2");
+    for (size_t i = 0; i < 4; i++) {
+        workers[i] = (switcher){ .db = db, .seed = i + 1, .stop = &stop };
+        pthread_create(&ids[i], NULL, ask_while_switching, &workers[i]);
+    }
+    l2c_store *other; // switches as another process would
+    assert_ok(l2c_store_open(&other, path, &(l2c_store_options){ 0 }, &err), &err);
+    char vectors[2][512];
+    for (int i = 0; i < 60; i++) {
+        assert_ok(l2c_generations_activate(other, 1 + i % 2, &err), &err);
+        snprintf(vectors[i % 2], sizeof vectors[0], "%s",
+                 one(db, "SELECT vec_to_json(embedding) FROM images WHERE id = 1"));
+        const struct timespec wait = { .tv_nsec = 5000000 };
+        nanosleep(&wait, NULL);
+    }
+    l2c_store_close(other);
+    assert_string_not_equal(vectors[0], vectors[1]); // the handle did see the switches
+    stop = true;
+    size_t asked = 0;
+    for (size_t i = 0; i < 4; i++) {
+        pthread_join(ids[i], NULL);
+        assert_int_equal(workers[i].mixed, 0);
+        assert_int_equal(workers[i].errors, 0);
+        asked += workers[i].asked;
+    }
+    printf("%zu questions during 60 switches\n", asked);
+}
+
 /* Broken: a condition for l2cdb_search means something else than in WHERE, or can do more. */
 static void conditions_of_search(void **state) {
     l2cdb *db = *state;
@@ -580,6 +673,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(explain_tells, setup, teardown),
         cmocka_unit_test_setup_teardown(indexes, setup, teardown),
         cmocka_unit_test_setup_teardown(threads, setup, teardown),
+        cmocka_unit_test_setup_teardown(generations_never_mix, setup, teardown),
         cmocka_unit_test_setup_teardown(conditions_of_search, setup, teardown),
         cmocka_unit_test_setup_teardown(memory_runs_out, setup, teardown),
     };
