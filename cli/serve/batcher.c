@@ -132,16 +132,12 @@ static void batch_thread(void *arg) {
     uv_mutex_unlock(&b->lock);
 }
 
-void l2c_batcher_now(request *r) {
-    encode(r->srv, r, r->texts_count);
-}
-
 void l2c_batcher_submit(request *r) {
     batcher *b = &r->srv->batcher;
     r->encode_started = uv_hrtime();
     r->queue_next = NULL;
     if (!b->started) {
-        l2c_batcher_now(r);
+        encode(r->srv, r, r->texts_count); // workers without threads (tests)
         return;
     }
     uv_mutex_lock(&b->lock);

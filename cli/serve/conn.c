@@ -81,7 +81,7 @@ void l2c_conn_close(conn *c) {
     uv_close(&c->u.handle, on_closed);
 }
 
-void l2c_conn_dirty(conn *c) {
+static void mark_dirty(conn *c) {
     if (!c->dirty && c->state != CONN_CLOSED) {
         c->dirty = true;
         c->dirty_next = c->srv->dirty;
@@ -203,10 +203,12 @@ static void advance(conn *c) {
         c->current->expect_100 = false;
         l2c_wbuf_str(&c->out, "HTTP/1.1 100 Continue\r\n\r\n");
     }
-    l2c_conn_dirty(c);
+    mark_dirty(c);
 }
 
 /* ---- Writing ------------------------------------------------------------------------------- */
+
+static void pump(conn *c);
 
 static void on_written(uv_write_t *write, int status) {
     conn *c = write->handle->data;
@@ -220,7 +222,7 @@ static void on_written(uv_write_t *write, int status) {
         c->broken = true;
     }
     advance(c);
-    l2c_conn_pump(c);
+    pump(c);
 }
 
 static void flush(conn *c) {
@@ -423,7 +425,7 @@ static void set_reading(conn *c) {
     }
 }
 
-void l2c_conn_pump(conn *c) {
+static void pump(conn *c) {
     if (c->state == CONN_CLOSED) {
         return;
     }
@@ -458,7 +460,7 @@ void l2c_conn_flush_dirty(server *srv) {
         conn *c = srv->dirty;
         srv->dirty = c->dirty_next;
         c->dirty = false;
-        l2c_conn_pump(c);
+        pump(c);
     }
 }
 
@@ -476,7 +478,7 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
             l2c_conn_close(c); // nobody listens to the events any more
             return;
         }
-        l2c_conn_pump(c);
+        pump(c);
         return;
     }
     if (n < 0) {
@@ -491,7 +493,7 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
         l2c_wbuf_put(&c->in, buf->base + used, (size_t)n - used);
         c->broken = c->broken || c->in.failed;
     }
-    l2c_conn_pump(c);
+    pump(c);
 }
 
 /* ---- Deadlines ----------------------------------------------------------------------------- */

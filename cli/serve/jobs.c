@@ -413,16 +413,6 @@ void l2c_jobs_cancel_all(server *srv) {
     uv_mutex_unlock(&srv->jobs.lock);
 }
 
-bool l2c_jobs_busy(server *srv) {
-    bool busy = false;
-    uv_mutex_lock(&srv->jobs.lock);
-    for (const job *j = srv->jobs.list; j != NULL; j = j->next) {
-        busy = busy || !ended(j);
-    }
-    uv_mutex_unlock(&srv->jobs.lock);
-    return busy;
-}
-
 /* ---- Following ----------------------------------------------------------------------------- */
 
 void l2c_jobs_unfollow(server *srv, request *r) {

@@ -9,7 +9,6 @@
 
 #define PEEK_BYTES 512
 #define AUTH_LINE_BYTES_MAX 4096
-#define ID_BYTES_MAX 256
 
 static const char *skip_spaces(const char *at, const char *end) {
     while (at < end && (*at == ' ' || *at == '\t' || *at == '\r')) {

@@ -105,7 +105,6 @@ static void stop_listening(server *srv) {
 static void finish_drain(server *srv) {
     bool late = uv_now(&srv->loop) >= srv->drain_until;
     if (late) {
-        atomic_store(&srv->stopping, true);
         l2cdb_interrupt(srv->db);
     }
     if (srv->conns == NULL || late) {
@@ -282,6 +281,15 @@ static bool resolve_roots(server *srv, l2cdb_error *err) {
     return true;
 }
 
+static void free_roots(server *srv) {
+    for (size_t i = 0; i < srv->roots_count; i++) {
+        free(srv->roots[i]);
+    }
+    free(srv->roots);
+    srv->roots = NULL;
+    srv->roots_count = 0;
+}
+
 bool l2c_server_init(server *srv, l2cdb *db, const l2c_serve_options *o, l2cdb_error *err) {
     srv->db = db;
     srv->o = *o;
@@ -289,6 +297,7 @@ bool l2c_server_init(server *srv, l2cdb *db, const l2c_serve_options *o, l2cdb_e
     srv->started_ms = uv_hrtime() / 1000000;
     srv->log.fd = -1;
     if (!resolve_roots(srv, err) || !l2c_accesslog_open(&srv->log, o->log_path, err)) {
+        free_roots(srv);
         return false;
     }
     if (!l2c_auth_init(&srv->auth, o->token) || uv_loop_init(&srv->loop) != 0 ||
@@ -304,7 +313,7 @@ bool l2c_server_init(server *srv, l2cdb *db, const l2c_serve_options *o, l2cdb_e
 
 /* Order matters: connections first, so that requests are freed instead of answered; then the
  * workers, who feed the batcher; then the batcher, who feeds their queues; then the queues. */
-void l2c_server_fini(server *srv) {
+static void fini(server *srv) {
     while (srv->conns != NULL) {
         l2c_conn_close(srv->conns);
     }
@@ -317,10 +326,7 @@ void l2c_server_fini(server *srv) {
     uv_loop_close(&srv->loop);
     l2c_accesslog_close(&srv->log);
     uv_mutex_destroy(&srv->metrics.lock);
-    for (size_t i = 0; i < srv->roots_count; i++) {
-        free(srv->roots[i]);
-    }
-    free(srv->roots);
+    free_roots(srv);
 }
 
 static void warm_thread(void *arg) {
@@ -376,7 +382,7 @@ l2cdb_status l2c_serve_run(l2cdb *db, const l2c_serve_options *options, l2cdb_er
     if (warming) {
         uv_thread_join(&warm);
     }
-    l2c_server_fini(srv);
+    fini(srv);
     free(srv);
     return rc;
 }

@@ -68,7 +68,7 @@ bool l2c_request_ok(request *r, l2cdb_status rc) {
     return rc == L2CDB_OK;
 }
 
-int l2c_request_status_of(l2cdb_status code) {
+static int status_of(l2cdb_status code) {
     switch (code) {
     case L2CDB_OK:
         return 200;
@@ -100,7 +100,7 @@ int l2c_request_status_of(l2cdb_status code) {
 }
 
 void l2c_request_error_body(request *r) {
-    r->status = r->error_status != 0 ? r->error_status : l2c_request_status_of(r->error.code);
+    r->status = r->error_status != 0 ? r->error_status : status_of(r->error.code);
     r->content_type = NULL;
     r->cache_control = NULL;
     r->etag[0] = '\0';

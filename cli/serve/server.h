@@ -151,7 +151,6 @@ void l2c_request_fail(request *r, int status, l2cdb_status code, const char *hin
 /* Whether an engine call that was given r->error went well; what such a call left there is removed.
  */
 bool l2c_request_ok(request *r, l2cdb_status rc);
-int l2c_request_status_of(l2cdb_status code);
 /* Writes {"error":…} of r->error into r->out. */
 void l2c_request_error_body(request *r);
 /* Parses the body or line (worker's side); false leaves the error set. */
@@ -226,9 +225,6 @@ void l2c_conn_request(conn *c, request *r);
 void l2c_conn_finished(conn *c, request *r);
 /* A piece of an event stream stands in r->out; l2c_conn_flush_dirty must follow. */
 void l2c_conn_event(conn *c, request *r, bool last);
-/* Parses what waits, writes what is ready. */
-void l2c_conn_pump(conn *c);
-void l2c_conn_dirty(conn *c);
 void l2c_conn_flush_dirty(server *srv);
 /* Every quarter of a second: deadlines. */
 void l2c_conn_sweep(conn *c, uint64_t now);
@@ -307,8 +303,6 @@ void l2c_workers_join(server *srv);
 void l2c_workers_fini(server *srv);
 /* False: the queue is full. `again` is for a request that has been through: never refused. */
 bool l2c_workers_submit(request *r, bool again);
-/* From any thread: hands r back to the loop. */
-void l2c_workers_finish(request *r);
 size_t l2c_workers_waiting(server *srv);
 
 /* ---- batcher.c ----------------------------------------------------------------------------- */
@@ -329,8 +323,6 @@ typedef struct batcher {
 bool l2c_batcher_init(server *srv);
 void l2c_batcher_fini(server *srv);
 void l2c_batcher_submit(request *r);
-/* For workers without threads: encodes r at once. */
-void l2c_batcher_now(request *r);
 
 /* ---- jobs.c -------------------------------------------------------------------------------- */
 
@@ -370,7 +362,6 @@ bool l2c_jobs_write(server *srv, int64_t id, wbuf *out);
 void l2c_jobs_write_all(server *srv, wbuf *out);
 bool l2c_jobs_cancel(server *srv, int64_t id);
 void l2c_jobs_cancel_all(server *srv);
-bool l2c_jobs_busy(server *srv);
 job *l2c_jobs_find(server *srv, int64_t id);
 /* Loop: sends news to followers. */
 void l2c_jobs_tick(server *srv);
@@ -423,7 +414,7 @@ struct server {
     bool tcp_open, pipe_open;
     bool draining; /* no new connections, no keep-alive */
     uint64_t drain_until;
-    atomic_bool warm, stopping;
+    atomic_bool warm;
     conn *conns;
     conn *dirty;
     atomic_size_t conns_count;
@@ -444,7 +435,6 @@ struct server {
 
 /* Everything but the sockets and signals; for the fuzzer. */
 bool l2c_server_init(server *srv, l2cdb *db, const l2c_serve_options *o, l2cdb_error *err);
-void l2c_server_fini(server *srv);
 l2cdb_status l2c_serve_fail(l2cdb_error *err, l2cdb_status code, const char *hint, const char *fmt,
                             ...) __attribute__((format(printf, 4, 5)));
 

@@ -30,7 +30,7 @@ static request *pop(queue *q) {
     return r;
 }
 
-void l2c_workers_finish(request *r) {
+static void finish(request *r) {
     workers *w = &r->srv->workers;
     uv_mutex_lock(&w->lock);
     bool first = w->done.head == NULL;
@@ -45,7 +45,7 @@ void l2c_workers_finish(request *r) {
 static void run(request *r, bool writer) {
     if (atomic_load(&r->gone)) {
         r->verdict = VERDICT_DONE; // nobody waits for the answer
-        l2c_workers_finish(r);
+        finish(r);
         return;
     }
     if (r->queue_ms == 0) {
@@ -56,7 +56,7 @@ static void run(request *r, bool writer) {
         if (!l2c_request_parse(r)) {
             l2c_request_error_body(r);
             r->verdict = VERDICT_DONE;
-            l2c_workers_finish(r);
+            finish(r);
             return;
         }
     }
@@ -69,7 +69,7 @@ static void run(request *r, bool writer) {
         l2c_batcher_submit(r);
         return;
     }
-    l2c_workers_finish(r);
+    finish(r);
 }
 
 static void serve(workers *w, queue *q, uv_cond_t *more, bool writer) {

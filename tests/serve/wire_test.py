@@ -718,6 +718,13 @@ class Life(unittest.TestCase):
             start('--listen', f'127.0.0.1:{s.port}')
         s.stop()
 
+    def test_what_cannot_start_says_why(self):
+        for options, why in ((['--root', '/nowhere'], 'No such file'), (['--log', '/nowhere/log'], 'could not open the log'),
+                             (['--listen', 'nonsense'], 'not an address'), (['--token-file', '/nowhere'], 'could not open'),
+                             (['--no-tcp'], 'nowhere to listen')):
+            with self.assertRaisesRegex(RuntimeError, why):
+                start(*options)
+
     def test_cors_when_asked_for(self):
         s = start('--cors', 'https://app.example')
         asked = {'Origin': 'https://app.example'}
