@@ -59,14 +59,14 @@ static double cpu_s(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-/* Median seconds of a pass: one to warm up, then at least three. */
+/* Median seconds of a pass: one to warm up, then at least two. */
 static double time_pass(pass_fn fn, void *ctx, double seconds) {
     double runs[1000], begin;
     size_t n = 0;
     fn(ctx);
     begin = now_s();
     cpu_least = 1e9;
-    while (n < 1000 && (n < 3 || now_s() - begin < seconds)) {
+    while (n < 1000 && (n < 2 || now_s() - begin < seconds)) {
         double t = now_s(), cpu = cpu_s();
         fn(ctx);
         cpu = cpu_s() - cpu;
