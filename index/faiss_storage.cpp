@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <new>
+#include <string>
 #include <vector>
 
 #include <sys/mman.h>
@@ -471,6 +472,13 @@ template <typename F> l2cdb_status guarded(l2cdb_error *err, const char *what, F
 } // namespace
 
 extern "C" {
+
+const char *l2c_ann_library(void) {
+    static const std::string name = "faiss " + std::to_string(FAISS_VERSION_MAJOR) + "." +
+                                    std::to_string(FAISS_VERSION_MINOR) + "." +
+                                    std::to_string(FAISS_VERSION_PATCH);
+    return name.c_str();
+}
 
 l2cdb_status l2c_ann_build(l2c_ann **out, const float *vectors, size_t count, size_t width,
                            const l2c_index_params *params, l2c_index_progress_fn progress,

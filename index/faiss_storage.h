@@ -17,6 +17,9 @@
 extern "C" {
 #endif
 
+/* "faiss 1.7.3" */
+const char *l2c_ann_library(void);
+
 /* An immutable FAISS index over rows 0 … count − 1 with the inner product as its metric. Searches
  * may run in any number of threads. */
 typedef struct l2c_ann l2c_ann;

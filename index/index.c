@@ -538,5 +538,5 @@ void l2c_index_get_status(const l2c_index *cix, l2c_index_status *out) {
 }
 
 void l2c_index_describe(l2c_buf *out) {
-    l2c_buf_printf(out, "kernels %s", l2c_kernel_name());
+    l2c_buf_printf(out, "%s, kernels %s", l2c_ann_library(), l2c_kernel_name());
 }

@@ -273,6 +273,42 @@ def run_ours(bench, out, threads, queries, **params):
     return build[0] if build else 0, points
 
 
+def filters(base, queries, bench, out):
+    """Filtered queries: ours beside a selector in FAISS's graph and usearch asked for more rows."""
+    import faiss
+    from usearch.index import Index
+    rng = np.random.default_rng(2)
+    faiss.omp_set_num_threads(1)
+    graph = faiss.index_factory(base.shape[1], "HNSW16,Flat", faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efConstruction = 128
+    graph.add(base)
+    more = Index(ndim=base.shape[1], metric="cos", dtype="f16", connectivity=16, expansion_add=128)
+    more.add(np.arange(len(base)), base, threads=1)
+    some = queries[:100]
+    for share in (0.001, 0.01, 0.5):
+        mask = rng.random(len(base)) < share
+        ids = np.flatnonzero(mask)
+        truth = [ids[np.argsort(-(base[ids] @ q))[:K]] for q in some]
+        selector = faiss.IDSelectorBatch(ids)
+        params = faiss.SearchParametersHNSW(sel=selector, efSearch=128)
+        wide = min(len(base), int(2 * K / share))
+
+        def by_selector():
+            return graph.search(some, K, params=params)[1]
+
+        def by_more():
+            more.expansion_search = max(128, wide)
+            return [[r for r in row if mask[r]][:K] for row in more.search(some, wide, threads=1).keys]
+        for name, f in (("faiss-cpu selector", by_selector), ("usearch post-filter", by_more)):
+            found = [[r for r in row if r >= 0] for row in f()]
+            complete = np.mean([len(r) == len(t) for r, t in zip(found, truth)])
+            recall = np.mean([len(set(r) & set(t)) / len(t) for r, t in zip(found, truth)])
+            ms = timed(f, time.process_time) * 1e3 / len(some)
+            print(f"filter {share}: {name}: {ms:.4f} ms, complete {complete:.2f}, recall {recall:.3f}", flush=True)
+    if bench:
+        run_ours(bench, out, 2, queries, kind="hnsw", quant="sq8", filters="0.001,0.01,0.5")
+
+
 def scans(base, queries):
     rows = []
     import faiss
@@ -357,6 +393,8 @@ def main():
         if a.points:
             for point in points:
                 print("   ", {k: round(v, 4) for k, v in point.items()})
+    if not a.only or "filter" in a.only:
+        filters(base, queries, a.bench, a.out)
     if not a.only or "scan" in a.only:
         for name, ms in scans(base, queries):
             print(f"exact scan, {name}: {ms:.2f} ms a query")
