@@ -13,22 +13,36 @@ static const l2c_option reindex_options[] = {
     { 0 },
 };
 
-static int say_active(l2cdb *db) {
-    l2cdb_stats stats;
-    l2cdb_error err;
-    if (l2cdb_get_stats(db, &stats, &err) != L2CDB_OK) {
-        return l2c_session_fail(&err);
+/* Whether the active generation has the image vectors of generation `before`. */
+static bool keeps_images(l2cdb *db, int64_t before) {
+    l2cdb_stmt *s = NULL;
+    bool row = false;
+    if (l2cdb_prepare(db,
+                      "SELECT 1 FROM generations g, generations b WHERE g.active AND b.id = ?1"
+                      " AND g.id <> b.id AND g.image_space = b.image_space",
+                      NULL, &s, NULL) == L2CDB_OK &&
+        l2cdb_bind_int64(s, 1, before) == L2CDB_OK) {
+        l2cdb_step(s, &row, NULL);
     }
-    printf("generation %" PRId64 " is active\n", stats.generation);
-    return L2C_EXIT_DONE;
+    l2cdb_finalize(s);
+    return row;
 }
 
-static int finish(l2cdb *db, l2cdb_status status, const l2cdb_error *err) {
+static int64_t active(l2cdb *db) {
+    l2cdb_stats stats;
+    return l2cdb_get_stats(db, &stats, NULL) == L2CDB_OK ? stats.generation : 0;
+}
+
+static int finish(l2cdb *db, int64_t before, l2cdb_status status, const l2cdb_error *err) {
     l2c_progress_clear();
     int rc = status == L2CDB_E_CANCELLED
                  ? l2c_session_error("run the same command again to go on", "stopped")
              : status != L2CDB_OK ? l2c_session_fail(err)
-                                  : say_active(db);
+                                  : L2C_EXIT_DONE;
+    if (rc == L2C_EXIT_DONE) {
+        printf("generation %" PRId64 " is active%s\n", active(db),
+               keeps_images(db, before) ? "; image vectors and their index are kept" : "");
+    }
     l2cdb_close(db);
     return rc;
 }
@@ -42,9 +56,10 @@ static int reindex(const char *const *args, size_t args_count) {
         return rc;
     }
     l2c_progress progress = { .unit = "rows" };
+    int64_t before = active(db);
     l2cdb_error err;
     l2cdb_status status = l2cdb_reindex(db, generation, l2c_progress_show, &progress, &err);
-    return finish(db, status, &err);
+    return finish(db, before, status, &err);
 }
 
 const l2c_command l2c_cmd_reindex = {
@@ -71,10 +86,11 @@ static int reencode(const char *const *args, size_t args_count) {
         return rc;
     }
     l2c_progress progress = { .unit = "photos" };
+    int64_t before = active(db);
     l2cdb_error err;
     l2cdb_status status =
         l2cdb_reencode(db, l2c_options_common.model, l2c_progress_show, &progress, &err);
-    return finish(db, status, &err);
+    return finish(db, before, status, &err);
 }
 
 const l2c_command l2c_cmd_reencode = {

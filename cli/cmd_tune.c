@@ -31,7 +31,7 @@ static const l2c_option options[] = {
     { 0, "warmup", L2C_OPTION_REAL, &o.warmup, "SHARE",
       "share of the steps in which the rate rises", NULL },
     { 0, "wd", L2C_OPTION_REAL, &o.weight_decay, "W", "weight decay on matrices", NULL },
-    { 0, "seed", L2C_OPTION_UINT64, &o.seed, "N", "same seed and threads, same result (default 0)",
+    { 0, "seed", L2C_OPTION_UINT64, &o.seed, "N", "same seed and threads, same result (default 1)",
       NULL },
     { 0, "heads", L2C_OPTION_CHOICE, &o.heads, "WHICH",
       "text (default), or text+image: the image projection too", heads },
@@ -167,7 +167,9 @@ static void print_summary(const l2cdb_tune_report *t) {
            t->pairs_per_s, t->loss_first, t->loss_last);
     print_recall(t);
     if (t->promoted) {
-        printf("generation %" PRId64 " is active; `l2cdb rollback` goes back\n", t->generation);
+        bool images = o.heads != NULL && strcmp(o.heads, "text+image") == 0;
+        printf("generation %" PRId64 " is active%s; `l2cdb rollback` goes back\n", t->generation,
+               images ? "" : ", image vectors and their index are kept");
     } else if (!o.promote) {
         printf("generation %" PRId64 " is ready; `l2cdb reindex -g %" PRId64 "` switches to it\n",
                t->generation, t->generation);

@@ -186,6 +186,8 @@ static l2cdb_status fill_generations(l2c_sql_conn *c, const arguments *a, rows *
                        of_time(r, g->created_at),
                        of_time(r, g->activated_at),
                        of_text(r, g->report[0] != 0 ? g->report : NULL),
+                       of_int(g->space[L2C_KIND_IMAGE]),
+                       of_int(g->space[L2C_KIND_CAPTION]),
                    });
     }
     l2c_free(list);
@@ -618,8 +620,9 @@ static l2cdb_status fill_hybrid(l2c_sql_conn *c, const arguments *a, rows *r, l2
 static const kind kinds[] = {
     { "generations",
       "CREATE TABLE x(id INTEGER,parent INTEGER,state TEXT,active INTEGER,width INTEGER,model TEXT,"
-      "label TEXT,images INTEGER,captions INTEGER,created_at TEXT,activated_at TEXT,report TEXT)",
-      12, 0, fill_generations },
+      "label TEXT,images INTEGER,captions INTEGER,created_at TEXT,activated_at TEXT,report TEXT,"
+      "image_space INTEGER,caption_space INTEGER)",
+      14, 0, fill_generations },
     { "models",
       "CREATE TABLE x(model TEXT,image_trunk TEXT,text_trunk TEXT,width INTEGER,"
       "generations INTEGER,active INTEGER)",
