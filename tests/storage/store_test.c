@@ -566,7 +566,7 @@ static void features_belong_to_their_trunk(void **state) {
     int64_t generation = make_generation(s, L2C_GENERATION_ACTIVE);
     int64_t photos[5];
     for (int i = 0; i < 5; i++) {
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "/%d.jpg", i);
         photos[i] = put_photo(s, name, (unsigned char)(i + 1));
     }
