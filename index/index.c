@@ -442,13 +442,20 @@ static l2cdb_status build(l2c_index *ix, const l2c_index_params *wanted,
 
 l2cdb_status l2c_index_build(l2c_index *ix, const l2c_index_params *params,
                              l2c_index_progress_fn progress, void *ctx, l2cdb_error *err) {
+    pthread_mutex_lock(&ix->lock);
     l2c_index_params wanted = params != NULL ? *params : ix->config.params;
+    pthread_mutex_unlock(&ix->lock);
     l2cdb_status rc = l2c_index_params_check(&wanted, ix->config.width, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
     pthread_mutex_lock(&ix->build);
     rc = build(ix, &wanted, progress, ctx, err);
+    if (rc == L2CDB_OK && params != NULL) { // what later merges keep to
+        pthread_mutex_lock(&ix->lock);
+        ix->config.params = wanted;
+        pthread_mutex_unlock(&ix->lock);
+    }
     pthread_mutex_unlock(&ix->build);
     return rc;
 }

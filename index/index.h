@@ -109,8 +109,9 @@ l2cdb_status l2c_index_remove(l2c_index *ix, const int64_t *ids, size_t n, int64
 /* phase "read", "train", "build", "tune"; rows done and total; false cancels. */
 typedef bool (*l2c_index_progress_fn)(void *ctx, const char *phase, size_t done, size_t total);
 
-/* Builds a new base segment from the source with `params` (NULL: those of the config, adapted to
- * the row count), swaps it in, saves. Cancel or error leave the old one answering. */
+/* Builds a new base segment from the source with `params` (NULL: those of the config or of the last
+ * build that was given some, adapted to the row count), swaps it in, saves. Cancel or error leave
+ * the old one answering. */
 l2cdb_status l2c_index_build(l2c_index *ix, const l2c_index_params *params,
                              l2c_index_progress_fn progress, void *ctx, l2cdb_error *err);
 /* True when fresh rows and tombstones exceed their share of the base, when auto wants another kind,

@@ -276,6 +276,48 @@ static void bad_input_is_refused(void **state) {
     model_fini(&m);
 }
 
+/* Breaks if auto never changes to a graph, or takes back what somebody asked for. */
+static void wants_what_was_asked(void **state) {
+    (void)state;
+    model m;
+    model_init(&m, 8, 21000, 5, 7);
+    float v[8];
+    for (int64_t id = 1; id <= 1000; id++) {
+        model_vector(&m, v);
+        model_put(&m, id, v);
+    }
+    l2c_index *ix = open_model(&m, NULL, (l2c_index_params){ .threads = 1 });
+    l2c_index_status st;
+    assert_false(l2c_index_wants_build(ix));
+    l2c_index_params p = { .kind = L2C_INDEX_HNSW, .m = 8, .ef_construction = 20, .threads = 1 };
+    assert_ok(l2c_index_build(ix, &p, NULL, NULL, &err), &err);
+    assert_false(l2c_index_wants_build(ix)); // though auto would be flat
+    for (int64_t id = 1; id <= 300; id++) {
+        assert_ok(l2c_index_remove(ix, &id, 1, model_drop(&m, id), &err), &err);
+    }
+    assert_false(l2c_index_wants_build(ix));
+    for (int64_t id = 1001; id <= 2500; id++) {
+        model_vector(&m, v);
+        assert_ok(l2c_index_add(ix, &id, v, 1, model_put(&m, id, v), &err), &err);
+    }
+    assert_true(l2c_index_wants_build(ix)); // fresh rows beyond their share
+    assert_ok(l2c_index_build(ix, NULL, NULL, NULL, &err), &err);
+    l2c_index_get_status(ix, &st);
+    assert_int_equal(st.kind, L2C_INDEX_HNSW);
+    assert_int_equal(st.params.m, 8);
+    assert_int_equal(st.fresh_rows, 0);
+    assert_non_null(strstr(st.why, "as asked; 2200 rows"));
+    l2c_index_close(ix);
+    ix = open_model(&m, NULL, (l2c_index_params){ .threads = 1 });
+    for (int64_t id = 2501; id <= 20500; id++) {
+        model_vector(&m, v);
+        assert_ok(l2c_index_add(ix, &id, v, 1, model_put(&m, id, v), &err), &err);
+    }
+    assert_true(l2c_index_wants_build(ix)); // 20,200 rows
+    l2c_index_close(ix);
+    model_fini(&m);
+}
+
 /* One life of an index with a graph; the first error, or OK. */
 static l2cdb_status live(model *m, const char *path) {
     l2c_index *ix = NULL;
@@ -357,6 +399,7 @@ int main(void) {
         cmocka_unit_test(scan_sees_its_moment),
         cmocka_unit_test(reopen_replays),
         cmocka_unit_test(bad_input_is_refused),
+        cmocka_unit_test(wants_what_was_asked),
         cmocka_unit_test(every_allocation_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
