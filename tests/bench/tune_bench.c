@@ -1,9 +1,11 @@
 /* Training speed: steps of the heads on random features in true shapes.
  *
  *   tune_bench [--d 2048] [--e 1280] [--batch 1024] [--steps 8] [--threads 2] [--json]
+ *   tune_bench --project 100000 [--d 1024] [--e 1280] [--threads 2]
  *
- * Prints pairs a second and the share of the f32 product rate measured beside it. The opponent is
- * tests/bench/peers/tune_torch.py, which runs this program and PyTorch in turns. */
+ * Prints pairs a second and the share of the f32 product rate measured beside it. --project takes
+ * that many rows through an image projection, as reindex does, and says how long a million takes.
+ * The opponent is tests/bench/peers/tune_torch.py, which runs this program and PyTorch in turns. */
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -117,6 +119,47 @@ static double product_rate(size_t rows, size_t d, size_t threads) {
     return 2e-9 * (double)rows * (double)d * (double)h / best;
 }
 
+/* Seconds for a million rows of d values through a projection to E, 1,024 rows at a time. */
+static double project(size_t rows, size_t d, size_t E, size_t threads) {
+    enum { ROWS = 1024 };
+    l2cdb_error err;
+    float *w = malloc(E * d * sizeof *w), *x = malloc(ROWS * d * sizeof *x);
+    float *y = malloc(ROWS * E * sizeof *y);
+    for (size_t i = 0; i < E * d; i++) {
+        w[i] = uniform();
+    }
+    for (size_t i = 0; i < ROWS * d; i++) {
+        x[i] = uniform();
+    }
+    static l2c_bundle b;
+    l2c_tensors_init(&b.head_tensors);
+    const l2c_tensor t = { .dtype = L2C_DTYPE_F32,
+                           .ndim = 2,
+                           .shape = { E, d },
+                           .data = w,
+                           .count = E * d,
+                           .bytes = E * d * sizeof *w };
+    const char *name = "visual_projection.weight";
+    if (l2c_tensors_add(&b.head_tensors, &t, name, strlen(name)) == NULL) {
+        exit(1);
+    }
+    check(l2c_tensors_seal(&b.head_tensors, "random projection", &err), &err);
+    b.has_vision = true;
+    b.heads = (l2c_heads_config){ .width = E, .image_width = d, .has_projection = true };
+    l2c_heads *h;
+    check(l2c_heads_from_bundle(&h, &b, L2C_PRECISION_F32, threads, &err), &err);
+    check(l2c_heads_image(h, y, x, ROWS, &err), &err);
+    double start = now();
+    for (size_t done = 0; done < rows; done += ROWS) {
+        check(l2c_heads_image(h, y, x, ROWS, &err), &err);
+    }
+    double took = now() - start;
+    l2c_heads_free(h);
+    free(x);
+    free(y);
+    return took * 1e6 / (double)rows;
+}
+
 static size_t option(int argc, char **argv, const char *name, size_t otherwise) {
     for (int i = 1; i + 1 < argc; i++) {
         if (strcmp(argv[i], name) == 0) {
@@ -127,9 +170,15 @@ static size_t option(int argc, char **argv, const char *name, size_t otherwise) 
 }
 
 int main(int argc, char **argv) {
-    const size_t d = option(argc, argv, "--d", 2048), E = option(argc, argv, "--e", 1280);
+    const size_t rows = option(argc, argv, "--project", 0);
+    const size_t d = option(argc, argv, "--d", rows > 0 ? 1024 : 2048),
+                 E = option(argc, argv, "--e", 1280);
     const size_t B = option(argc, argv, "--batch", 1024), steps = option(argc, argv, "--steps", 8);
     const size_t threads = option(argc, argv, "--threads", 2);
+    if (rows > 0) {
+        printf("a million rows %zu → %zu: %.1f s\n", d, E, project(rows, d, E, threads));
+        return 0;
+    }
     bool json = argc > 1 && strcmp(argv[argc - 1], "--json") == 0;
     l2cdb_error err;
     l2c_heads *heads = random_heads(d, E, threads);
