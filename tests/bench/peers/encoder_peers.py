@@ -205,6 +205,7 @@ def main():
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--seconds", type=float, default=4)
     p.add_argument("--work", default="vit-1,vit-8,llama-1,llama-64")
+    p.add_argument("--rounds", type=int, default=2, help="alternations")
     p.add_argument("--opponents", help="only these, comma-separated")
     p.add_argument("--precisions", default="f32,bf16,int8", help="of ours")
     p.add_argument("--child", help=argparse.SUPPRESS)
@@ -228,7 +229,7 @@ def main():
         kind, batch = work.split("-")
         shape = "vit-l" if kind == "vit" else "llama-1b"
         ours, theirs, missing = {}, {}, {}
-        for _ in range(2):
+        for _ in range(args.rounds):
             for precision in args.precisions.split(","):
                 r, why = run_json([args.bench, "--shape", shape, "--precision", precision, "--batch", batch,
                                    "--threads", str(args.threads), "--seconds", str(args.seconds)])
