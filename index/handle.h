@@ -21,6 +21,7 @@ typedef struct l2c_snapshot {
     l2c_fresh *fresh;
     uint64_t seq;
     size_t fresh_rows, fresh_live, base_dead;
+    size_t fresh_bytes; /* of memory, as of the last change */
 } l2c_snapshot;
 
 /* A change that arrived while a build was running. */

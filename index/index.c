@@ -92,6 +92,7 @@ static l2cdb_status batch_apply(l2c_snapshot *s, const int64_t *ids, const float
     }
     s->fresh_rows = s->fresh->rows;
     s->fresh_live = s->fresh->live;
+    s->fresh_bytes = l2c_fresh_bytes(s->fresh);
     return L2CDB_OK;
 }
 
@@ -535,7 +536,7 @@ void l2c_index_get_status(const l2c_index *cix, l2c_index_status *out) {
     out->fresh_rows = s->fresh_live;
     out->tombstones = s->base_dead + s->fresh_rows - s->fresh_live;
     out->file_bytes = s->base->file_bytes;
-    out->memory_bytes = l2c_segment_memory_bytes(s->base) + l2c_fresh_bytes(s->fresh);
+    out->memory_bytes = l2c_segment_memory_bytes(s->base) + s->fresh_bytes;
     out->change = ix->change;
     out->building = ix->building;
     out->build_s = s->base->meta.build_s;
