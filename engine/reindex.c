@@ -165,10 +165,11 @@ static l2cdb_status count_missing(l2cdb *db, l2c_kind kind, const l2c_hash *trun
 }
 
 static l2cdb_status encode_side(l2cdb *db, l2c_view *v, l2c_model *model, l2c_kind kind,
-                                l2cdb_progress_fn progress, void *ctx, l2cdb_error *err) {
+                                uint64_t *unread, l2cdb_progress_fn progress, void *ctx,
+                                l2cdb_error *err) {
     const l2c_hash *trunk =
         kind == L2C_KIND_IMAGE ? &v->generation.image_trunk : &v->generation.text_trunk;
-    uint64_t total, done = 0, unread = 0;
+    uint64_t total, done = 0;
     l2cdb_status rc = count_missing(db, kind, trunk, &total, err);
     if (rc != L2CDB_OK || total == 0) {
         return rc;
@@ -184,7 +185,7 @@ static l2cdb_status encode_side(l2cdb *db, l2c_view *v, l2c_model *model, l2c_ki
     for (size_t got = 1; rc == L2CDB_OK && got > 0;) {
         rc = l2c_features_missing(db->store, kind, trunk, ids, BATCH, &got, after, err);
         if (rc == L2CDB_OK && got > 0) {
-            rc = kind == L2C_KIND_IMAGE ? encode_photos(db, model, &e, ids, got, &unread, err)
+            rc = kind == L2C_KIND_IMAGE ? encode_photos(db, model, &e, ids, got, unread, err)
                                         : encode_captions(db, v, model, ids, got, err);
             after = ids[got - 1];
             done += got;
@@ -201,16 +202,16 @@ static l2cdb_status encode_side(l2cdb *db, l2c_view *v, l2c_model *model, l2c_ki
     return rc;
 }
 
-/* Step 1. */
-static l2cdb_status encode_missing(l2cdb *db, l2c_view *v, l2cdb_progress_fn progress, void *ctx,
-                                   l2cdb_error *err) {
+/* Step 1. *unread: photos that are there and cannot be read any more. */
+static l2cdb_status encode_missing(l2cdb *db, l2c_view *v, uint64_t *unread,
+                                   l2cdb_progress_fn progress, void *ctx, l2cdb_error *err) {
     l2c_model *model;
     l2cdb_status rc = l2c_view_model(db, v, &model, err);
     if (rc == L2CDB_OK && l2c_model_get_info(model)->has_image) {
-        rc = encode_side(db, v, model, L2C_KIND_IMAGE, progress, ctx, err);
+        rc = encode_side(db, v, model, L2C_KIND_IMAGE, unread, progress, ctx, err);
     }
     if (rc == L2CDB_OK && l2c_model_get_info(model)->has_text) {
-        rc = encode_side(db, v, model, L2C_KIND_CAPTION, progress, ctx, err);
+        rc = encode_side(db, v, model, L2C_KIND_CAPTION, unread, progress, ctx, err);
     }
     return rc;
 }
@@ -263,6 +264,11 @@ static l2cdb_status set_ready(l2cdb *db, int64_t id, l2cdb_error *err) {
     return rc;
 }
 
+/* Imported vectors cannot be made again, and need not: they are complete or not there. */
+static bool is_external(const l2c_view *v) {
+    return strcmp(v->generation.model, "external") == 0;
+}
+
 /* Step 4: the write lock is held from the last look at what is missing until the commit, so nothing
  * can come in between. */
 static l2cdb_status switch_to(l2cdb *db, l2c_view *v, l2cdb_error *err) {
@@ -270,7 +276,7 @@ static l2cdb_status switch_to(l2cdb *db, l2c_view *v, l2cdb_error *err) {
     if (rc != L2CDB_OK) {
         return rc;
     }
-    rc = l2c_view_fill(db, v, NULL, NULL, NULL, err);
+    rc = is_external(v) ? L2CDB_OK : l2c_view_fill(db, v, NULL, NULL, NULL, err);
     if (rc == L2CDB_OK) {
         rc = set_ready(db, v->generation.id, err);
     }
@@ -281,6 +287,25 @@ static l2cdb_status switch_to(l2cdb *db, l2c_view *v, l2cdb_error *err) {
     return l2c_view_switch(db, v->generation.id, v, true, err);
 }
 
+/* What came in between step 1 and the switch was encoded by the old model only. */
+static l2cdb_status encode_late(l2cdb *db, l2c_view *v, uint64_t unread, l2cdb_progress_fn progress,
+                                void *ctx, l2cdb_error *err) {
+    uint64_t photos, captions;
+    l2cdb_status rc = count_missing(db, L2C_KIND_IMAGE, &v->generation.image_trunk, &photos, err);
+    if (rc == L2CDB_OK) {
+        rc = count_missing(db, L2C_KIND_CAPTION, &v->generation.text_trunk, &captions, err);
+    }
+    if (rc != L2CDB_OK || (photos <= unread && captions == 0)) {
+        return rc;
+    }
+    rc = encode_missing(db, v, &unread, progress, ctx, err);
+    if (rc == L2CDB_OK) {
+        rc = l2c_view_fill(db, v, progress, ctx, NULL, err);
+    }
+    l2c_view_catch_up(db);
+    return rc;
+}
+
 l2cdb_status l2c_reindex_to(l2cdb *db, int64_t generation, l2cdb_progress_fn progress, void *ctx,
                             l2cdb_error *err) {
     l2c_view *v;
@@ -289,8 +314,11 @@ l2cdb_status l2c_reindex_to(l2cdb *db, int64_t generation, l2cdb_progress_fn pro
         return rc;
     }
     if (v->generation.state != L2C_GENERATION_ACTIVE) {
-        rc = encode_missing(db, v, progress, ctx, err);
-        if (rc == L2CDB_OK) {
+        uint64_t unread = 0;
+        if (!is_external(v)) {
+            rc = encode_missing(db, v, &unread, progress, ctx, err);
+        }
+        if (rc == L2CDB_OK && !is_external(v)) {
             rc = l2c_view_fill(db, v, progress, ctx, NULL, err);
         }
         if (rc == L2CDB_OK) {
@@ -301,6 +329,9 @@ l2cdb_status l2c_reindex_to(l2cdb *db, int64_t generation, l2cdb_progress_fn pro
         }
         if (rc == L2CDB_OK) {
             rc = switch_to(db, v, err);
+        }
+        if (rc == L2CDB_OK && !is_external(v)) {
+            rc = encode_late(db, v, unread, progress, ctx, err);
         }
     }
     l2c_view_release(db, v);
@@ -409,7 +440,32 @@ l2cdb_status l2cdb_drop_generation(l2cdb *db, int64_t generation, l2cdb_error *e
     return rc;
 }
 
-/* An unfinished generation of the same model is gone on with; else one is begun. */
+static bool made_by(const l2c_generation *g, const l2c_model_info *info) {
+    return memcmp(&g->image_trunk, &info->image_trunk, sizeof info->image_trunk) == 0 &&
+           memcmp(&g->text_trunk, &info->text_trunk, sizeof info->text_trunk) == 0 &&
+           memcmp(&g->heads, &info->heads, sizeof info->heads) == 0;
+}
+
+/* The newest generation of this model, complete or not; id 0 if there is none. */
+static l2cdb_status find_made_by(l2cdb *db, const char *path, const l2c_model_info *info,
+                                 l2c_generation *out, l2cdb_error *err) {
+    *out = (l2c_generation){ 0 };
+    l2c_generation *list = l2c_calloc(LIST_MAX, sizeof *list);
+    if (list == NULL) {
+        return l2c_fail_nomem(err, LIST_MAX * sizeof *list);
+    }
+    size_t count;
+    l2cdb_status rc = l2c_generations_list(db->store, list, LIST_MAX, &count, err);
+    for (size_t i = 0; rc == L2CDB_OK && i < count && i < LIST_MAX; i++) {
+        if (made_by(&list[i], info) && strcmp(list[i].model, path) == 0) {
+            *out = list[i];
+        }
+    }
+    l2c_free(list);
+    return rc;
+}
+
+/* A generation of the same model is gone on with, or switched to again; else one is begun. */
 static l2cdb_status begin_reencode(l2cdb *db, const char *path, const l2c_model_info *info,
                                    l2c_generation *g, l2cdb_error *err) {
     l2c_generation active;
@@ -417,18 +473,13 @@ static l2cdb_status begin_reencode(l2cdb *db, const char *path, const l2c_model_
     if (rc != L2CDB_OK) {
         return rc;
     }
-    if (memcmp(&active.image_trunk, &info->image_trunk, sizeof info->image_trunk) == 0 &&
-        memcmp(&active.text_trunk, &info->text_trunk, sizeof info->text_trunk) == 0 &&
-        memcmp(&active.heads, &info->heads, sizeof info->heads) == 0) {
+    if (made_by(&active, info)) {
         return l2c_fail(err, L2CDB_E_EXISTS, "%s is encoded with model %s already", db->path,
                         info->name);
     }
-    if (find_generation(db, newest_unused, g, "", NULL) == L2CDB_OK &&
-        strcmp(g->model, path) == 0 &&
-        memcmp(&g->image_trunk, &info->image_trunk, sizeof info->image_trunk) == 0 &&
-        memcmp(&g->text_trunk, &info->text_trunk, sizeof info->text_trunk) == 0 &&
-        memcmp(&g->heads, &info->heads, sizeof info->heads) == 0) {
-        return L2CDB_OK;
+    rc = find_made_by(db, path, info, g, err);
+    if (rc != L2CDB_OK || g->id != 0) {
+        return rc;
     }
     *g = (l2c_generation){ .parent = active.id,
                            .state = L2C_GENERATION_FILLING,
