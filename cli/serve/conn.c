@@ -195,9 +195,6 @@ static void advance(conn *c) {
             break;
         }
     }
-    if (r != NULL && r->paused && l2c_conn_pending(c) < SERVE_WRITE_LOW) {
-        resume_stream(r);
-    }
     // A body that waits for "100 Continue" may come once the replies before it are out.
     if (c->first == NULL && c->current != NULL && c->current->expect_100) {
         c->current->expect_100 = false;
@@ -289,6 +286,10 @@ static void settle(conn *c) {
         l2c_conn_close(c);
         return;
     }
+    // Here and not when its piece was handed over: a flush that writes all at once has no callback.
+    if (c->first != NULL && c->first->paused && l2c_conn_pending(c) < SERVE_WRITE_LOW) {
+        resume_stream(c->first);
+    }
     bool quiet = c->first == NULL && c->out.size == 0 && !c->write_busy;
     if (quiet && c->eof) {
         l2c_conn_close(c);
@@ -309,15 +310,16 @@ static void settle(conn *c) {
 static bool has_place(const conn *c, const request *r) {
     bool writes = r->op != NULL && r->op->lane == LANE_WRITE;
     return c->inflight < SERVE_INFLIGHT_MAX && l2c_conn_pending(c) < SERVE_WRITE_HIGH &&
-           (c->writes_inflight == 0 || writes);
+           (writes ? c->reads == 0 : c->writes == 0);
 }
 
 static void done(conn *c, request *r, bool finished) {
     r->ready = true;
     r->finished = finished;
-    if (r->finished && r->writes) {
-        r->writes = false;
-        c->writes_inflight--;
+    if (finished) {
+        c->reads -= r->reads;
+        c->writes -= r->writes;
+        r->reads = r->writes = false;
     }
     advance(c);
 }
@@ -336,16 +338,17 @@ static void start(conn *c, request *r) {
         done(c, r, !r->events);
         return;
     }
-    bool writes = r->op != NULL && r->op->lane == LANE_WRITE;
-    r->writes = writes;
+    r->writes = r->op != NULL && r->op->lane == LANE_WRITE;
+    r->reads = !r->writes;
+    c->reads += r->reads;
+    c->writes += r->writes;
     r->queued = uv_hrtime();
     r->dispatched = true; // from here on r is the worker's, unless it is refused
     bool full = srv->reply_bytes > SERVE_HELD_BYTES_MAX;
     if (!full && l2c_workers_submit(r, false)) {
-        c->writes_inflight += writes;
         return;
     }
-    r->dispatched = r->writes = false;
+    r->dispatched = false;
     r->retry_after_s = 1;
     srv->metrics.overload++;
     l2c_request_fail(r, 503, L2CDB_E_BUSY, "try again in a second",

@@ -115,10 +115,11 @@ struct request {
     bool ready;      /* out is to be written */
     bool finished;   /* and is the end */
     bool paused;     /* a stream that waits for its client */
-    bool streaming, events, writes;
-    int status;   /* HTTP; 0 means 200 */
-    wbuf out;     /* the body, or its next piece */
-    wbuf headers; /* further header lines */
+    bool streaming, events;
+    bool reads, writes; /* counted in the connection's */
+    int status;         /* HTTP; 0 means 200 */
+    wbuf out;           /* the body, or its next piece */
+    wbuf headers;       /* further header lines */
     const char *content_type;
     const char *cache_control;
     char content_type_text[64], etag[48];
@@ -206,7 +207,8 @@ struct conn {
     size_t scanned;   /* bytes of `in` known to hold no line end */
 
     request *first, *last; /* whose replies are due, in order */
-    size_t inflight, writes_inflight;
+    size_t inflight;       /* not popped yet */
+    size_t reads, writes;  /* of those, at work */
     wbuf out, writing;
     uv_write_t write;
     uv_shutdown_t shutdown;

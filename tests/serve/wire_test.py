@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
 import threading
 import time
 import unittest
@@ -134,6 +135,9 @@ class Http(unittest.TestCase):
         self.assertEqual(self.s.json('GET', f'/v1/images/{id}')[0], 404)
         self.assertEqual(self.s.json('PUT', '/v1/images', b'not a picture')[0], 400)
         self.assertEqual(self.s.json('PUT', '/v1/images', b'')[0], 400)
+        for name, status in (('/etc/passwd', 400), ('../x', 400), ('a/../../x', 400), ('a/..', 400), ('', 400), ('a%0Ab', 400), ('a' * 1025, 400),
+                             ('a%00b', 400), ('a/b..c/.d.jpg', 201), ('%C3%BC', 201)):
+            self.assertEqual(self.s.json('PUT', '/v1/images?name=' + name, JPEG)[0], status, name)
         self.assertEqual(self.s.json('POST', '/v1/captions', {'image_id': 99999, 'text': 'x'})[0], 404)
 
     def test_bytes_have_tags(self):
@@ -354,7 +358,7 @@ class Lines(unittest.TestCase):
 class Token(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        with open('/tmp/l2cdb-token-%d' % os.getpid(), 'w') as f:
+        with open(os.path.join(tempfile.gettempdir(), 'l2cdb-token-%d' % os.getpid()), 'w') as f:
             f.write('s3cret token\n')
         cls.s = start('--token-file', f.name)
         os.unlink(f.name)
@@ -698,7 +702,7 @@ class Life(unittest.TestCase):
         s.stop()
 
     def test_unix_socket(self):
-        path = '/tmp/l2cdb-test-%d.sock' % os.getpid()
+        path = os.path.join(tempfile.gettempdir(), 'l2cdb-test-%d.sock' % os.getpid())
         for _ in range(2):  # the second time over the file of a server that was killed
             s = start('--unix', path)
             self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
@@ -724,6 +728,12 @@ class Life(unittest.TestCase):
                              (['--no-tcp'], 'nowhere to listen')):
             with self.assertRaisesRegex(RuntimeError, why):
                 start(*options)
+
+    def test_host_names(self):
+        s = start('--host', 'photos.lan')
+        for host, status in (('photos.lan', 200), ('PHOTOS.lan:7700', 200), ('127.0.0.1', 200), ('[::1]:80', 200), ('photos.lan.evil', 403)):
+            self.assertEqual(s.request('POST', '/v1/search', {'q': 'x'}, {'Host': host})[0], status, host)
+        s.stop()
 
     def test_cors_when_asked_for(self):
         s = start('--cors', 'https://app.example')
