@@ -59,21 +59,23 @@ void l2c_gemm_trim(void) {
 /* STEP: of K, one tile. STRETCH of K times COLUMNS of B are a thread's buffer (1 MiB). */
 enum { STEP = 32, STRETCH = 512, COLUMNS = 512, BLOCK = 32, QUAD = 4 * L2C_TILE_BYTES };
 
-/* 16 lanes as bf16 in the upper halves, rounded to nearest even; and what that leaves. */
-L2C_TILE static inline __m512i upper(__m512 x) {
-    __m512i u = _mm512_castps_si512(x);
-    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-    u = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
-    return _mm512_and_si512(u, _mm512_set1_epi32((int)0xffff0000));
+/* 32 values as bf16, a before b, rounded to nearest even; and what that leaves, as bf16 again. */
+L2C_TILE static inline void split(__m512i *hi, __m512i *lo, __m512 a, __m512 b) {
+    __m512i h = (__m512i)_mm512_cvtne2ps_pbh(b, a);
+    __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(h));
+    __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(h, 1));
+    a = _mm512_sub_ps(a, _mm512_castsi512_ps(_mm512_slli_epi32(low, 16)));
+    b = _mm512_sub_ps(b, _mm512_castsi512_ps(_mm512_slli_epi32(high, 16)));
+    *hi = h;
+    *lo = (__m512i)_mm512_cvtne2ps_pbh(b, a);
 }
 
-L2C_TILE static inline __m512 rest(__m512 x, __m512i hi) {
-    return _mm512_sub_ps(x, _mm512_castsi512_ps(hi));
-}
-
-/* even in the lower halves, odd in the upper ones: what a tile holds of two neighbours along K. */
-L2C_TILE static inline __m512i pair_up(__m512i even, __m512i odd) {
-    return _mm512_or_si512(_mm512_srli_epi32(even, 16), odd);
+/* a0 b0 a1 b1 …: what a tile holds of two neighbours along K. */
+L2C_TILE static inline __m512i interleave(__m512i ab) {
+    const __m512i order =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(order, ab);
 }
 
 L2C_TILE static inline void transpose(__m512i r[16]) {
@@ -124,29 +126,25 @@ L2C_TILE static void pack_tile(char *hi, char *lo, const operand *o, size_t i, s
     size_t count = i < o->count ? o->count - i : 0, depth = k < o->depth ? o->depth - k : 0;
     bool rows_are_i = o->along == 1;
     for (size_t r = 0; r < 16; r++) {
-        __m512 even = _mm512_setzero_ps(), odd = even;
+        __m512 one = _mm512_setzero_ps(), two = one;
         if (!rows_are_i) { // two rows of memory, 16 of i each
             const float *row = x + 2 * r * o->along;
             if (2 * r < depth) {
-                even = _mm512_maskz_loadu_ps(first(count), row);
+                one = _mm512_maskz_loadu_ps(first(count), row);
             }
             if (2 * r + 1 < depth) {
-                odd = _mm512_maskz_loadu_ps(first(count), row + o->along);
+                two = _mm512_maskz_loadu_ps(first(count), row + o->along);
             }
         } else if (r < count) { // one row of memory, 32 of K
             const float *row = x + r * o->across;
-            __m512 a = _mm512_maskz_loadu_ps(first(depth), row);
-            __m512 b = _mm512_maskz_loadu_ps(first(depth > 16 ? depth - 16 : 0), row + 16);
-            const __m512i evens =
-                _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-            even = _mm512_permutex2var_ps(a, evens, b);
-            odd = _mm512_permutex2var_ps(a, _mm512_or_si512(evens, _mm512_set1_epi32(1)), b);
+            one = _mm512_maskz_loadu_ps(first(depth), row);
+            two = _mm512_maskz_loadu_ps(first(depth > 16 ? depth - 16 : 0), row + 16);
         }
-        even = _mm512_mul_ps(even, alpha);
-        odd = _mm512_mul_ps(odd, alpha);
-        __m512i even_hi = upper(even), odd_hi = upper(odd);
-        h[r] = pair_up(even_hi, odd_hi);
-        l[r] = pair_up(upper(rest(even, even_hi)), upper(rest(odd, odd_hi)));
+        split(&h[r], &l[r], _mm512_mul_ps(one, alpha), _mm512_mul_ps(two, alpha));
+        if (!rows_are_i) {
+            h[r] = interleave(h[r]);
+            l[r] = interleave(l[r]);
+        }
     }
     if (rows_are_i == by_k) {
         transpose(h);
