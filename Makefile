@@ -8,7 +8,7 @@ BUILD_PACKAGES := cmake ninja-build gcc g++ pkg-config libgomp1 libfaiss-dev lib
   libchafa-dev libglib2.0-dev libuv1-dev node-llhttp
 # oneDNN is packaged for 64-bit machines only; without it OpenBLAS does the work.
 BUILD_PACKAGES += $(if $(filter amd64 arm64,$(shell dpkg --print-architecture)),libdnnl-dev)
-TEST_PACKAGES := libcmocka-dev python3 sqlite3 curl netcat-openbsd tmux less util-linux
+TEST_PACKAGES := libcmocka-dev python3 python3-faiss sqlite3 curl netcat-openbsd tmux less util-linux
 DEMO_PACKAGES := lomiri-wallpapers-16.04 mate-backgrounds
 FUZZ_PACKAGES := clang libclang-rt-14-dev
 
