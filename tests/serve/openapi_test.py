@@ -197,6 +197,8 @@ def main():
     ask('POST', '/v1/query', {'sql': 'SELECT id, path, score, embedding, NULL, 1.5, x\'00ff\' FROM images'
                                      ' ORDER BY embedding <=> embed(:q) LIMIT 3', 'params': {'q': 'ein Hund'}}, 200)
     ask('POST', '/v1/query', {'sql': 'SELECT * FROM images WHERE id = ?1', 'params': [1], 'vectors': 'array'}, 200)
+    wide = ask('POST', '/v1/query', {'sql': 'SELECT hex(zeroblob(60000)) FROM images'}, 200)  # each row is more than a piece
+    assert [len(r[0]) for r in wide['rows']] == [120000] * 12
     error = ask('POST', '/v1/query', {'sql': 'SELECT nothing FROM nowhere'}, 400)['error']
     assert error['code'] == 'E_SQL', error
     for sql in ("DELETE FROM images", "INSERT INTO captions(image_id, text) VALUES(1, 'x')", "ATTACH 'x.db' AS x", 'VACUUM',
