@@ -19,7 +19,7 @@ static int run_backup(const char *const *args, size_t args_count) {
     } else {
         rc = l2c_session_fail(&err);
     }
-    l2cdb_close(db);
+    l2c_session_close(db);
     return rc;
 }
 
@@ -52,7 +52,7 @@ static int run_vacuum(const char *const *args, size_t args_count) {
         printf("%s → %s\n", l2c_progress_bytes(was, before.database_bytes + before.index_bytes),
                l2c_progress_bytes(is, after.database_bytes + after.index_bytes));
     }
-    l2cdb_close(db);
+    l2c_session_close(db);
     return rc;
 }
 

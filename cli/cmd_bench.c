@@ -156,7 +156,7 @@ static int run(const char *const *args, size_t args_count) {
         rc = bench_photos(db, &f, args, args_count);
         rc = rc == L2C_EXIT_DONE ? bench_search(db, &f) : rc;
     }
-    l2cdb_close(db);
+    l2c_session_close(db);
     if (rc == L2C_EXIT_DONE && json) {
         print_json(&f);
     } else if (rc == L2C_EXIT_DONE) {

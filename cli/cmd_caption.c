@@ -103,7 +103,7 @@ static int run(const char *const *args, size_t args_count) {
     if (rc == L2C_EXIT_DONE) {
         rc = adding ? add(db, image_id, args[2]) : list(db, image_id);
     }
-    l2cdb_close(db);
+    l2c_session_close(db);
     return rc;
 }
 

@@ -63,7 +63,7 @@ static int run(const char *const *args, size_t args_count) {
     int rc = l2c_session_open(&db, NULL, o.repair ? 0 : L2C_SESSION_READ);
     if (rc == L2C_EXIT_DONE) {
         rc = check(db);
-        l2cdb_close(db);
+        l2c_session_close(db);
     }
     return rc;
 }

@@ -120,7 +120,7 @@ static int run(const char *const *args, size_t args_count) {
     if (rc == L2C_EXIT_DONE && db != NULL) {
         rc = encode(db, inputs, count);
     }
-    l2cdb_close(db);
+    l2c_session_close(db);
     free(inputs);
     l2c_lines_fini(&lines);
     return rc;

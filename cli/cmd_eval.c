@@ -79,7 +79,7 @@ static int run(const char *const *args, size_t args_count) {
     int rc = l2c_session_open(&db, &open, apart ? L2C_SESSION_CREATE : 0);
     if (rc == L2C_EXIT_DONE) {
         rc = evaluate(db);
-        l2cdb_close(db);
+        l2c_session_close(db);
     }
     return rc;
 }

@@ -63,7 +63,7 @@ static int run(const char *const *args, size_t args_count) {
     int rc = l2c_session_open(&db, NULL, dropping ? 0 : L2C_SESSION_READ);
     if (rc == L2C_EXIT_DONE) {
         rc = dropping ? drop(db, generation) : list(db);
-        l2cdb_close(db);
+        l2c_session_close(db);
     }
     return rc;
 }
@@ -96,7 +96,7 @@ static int rollback(const char *const *args, size_t args_count) {
     } else {
         printf("generation %" PRId64 " is active\n", active);
     }
-    l2cdb_close(db);
+    l2c_session_close(db);
     return rc;
 }
 

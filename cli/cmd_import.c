@@ -42,7 +42,7 @@ static int run_import(const char *const *args, size_t args_count) {
     } else {
         rc = l2c_session_fail(&err);
     }
-    l2cdb_close(db);
+    l2c_session_close(db);
     return rc;
 }
 
@@ -86,7 +86,7 @@ static int run_export(const char *const *args, size_t args_count) {
     } else {
         rc = l2c_session_fail(&err);
     }
-    l2cdb_close(db);
+    l2c_session_close(db);
     return rc;
 }
 

@@ -149,7 +149,7 @@ static int run_index(const char *const *args, size_t args_count) {
     int rc = l2c_session_open(&db, NULL, creating || dropping ? 0 : L2C_SESSION_READ);
     if (rc == L2C_EXIT_DONE) {
         rc = creating ? create(db, args + 1, args_count - 1) : dropping ? drop(db) : status(db);
-        l2cdb_close(db);
+        l2c_session_close(db);
     }
     return rc;
 }
@@ -229,7 +229,7 @@ static int run_recall(const char *const *args, size_t args_count) {
                    r.wanted_recall, r.wanted_param, o.apply ? "; applied" : "");
         }
     }
-    l2cdb_close(db);
+    l2c_session_close(db);
     return rc;
 }
 

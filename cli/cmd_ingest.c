@@ -244,7 +244,7 @@ static int run(const char *const *args, size_t args_count) {
     if (rc == L2C_EXIT_DONE) {
         o.captions_only = o.captions_only || args_count == 0;
         rc = ingest(db, args, args_count, &state);
-        l2cdb_close(db);
+        l2c_session_close(db);
     }
     return close_report(state.report, rc);
 }

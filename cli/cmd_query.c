@@ -106,7 +106,7 @@ static int run(const char *const *args, size_t args_count) {
     int rc = l2c_session_open(&db, NULL, o.read_only ? L2C_SESSION_READ : 0);
     if (rc == L2C_EXIT_DONE) {
         rc = run_sql(db, from_stdin ? text : args[0]);
-        l2cdb_close(db);
+        l2c_session_close(db);
     }
     free(text);
     return rc;

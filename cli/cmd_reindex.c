@@ -43,7 +43,7 @@ static int finish(l2cdb *db, int64_t before, l2cdb_status status, const l2cdb_er
         printf("generation %" PRId64 " is active%s\n", active(db),
                keeps_images(db, before) ? "; image vectors and their index are kept" : "");
     }
-    l2cdb_close(db);
+    l2c_session_close(db);
     return rc;
 }
 

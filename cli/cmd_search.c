@@ -330,7 +330,7 @@ static int run(const char *const *args, size_t args_count) {
         rc = l2c_session_open(&db, NULL, L2C_SESSION_READ);
         if (rc == L2C_EXIT_DONE) {
             rc = search(db, terms.list, terms.count);
-            l2cdb_close(db);
+            l2c_session_close(db);
         }
     }
     l2c_terms_fini(&terms);

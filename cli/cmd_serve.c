@@ -134,7 +134,7 @@ static int run(const char *const *args, size_t args_count) {
     int rc = l2c_session_open(&db, NULL, L2C_SESSION_CREATE);
     if (rc == L2C_EXIT_DONE) {
         rc = serve(db);
-        l2cdb_close(db);
+        l2c_session_close(db);
     }
     return rc;
 }

@@ -48,7 +48,7 @@ static int run(const char *const *args, size_t args_count) {
     l2c_sql_params_clear(&sh.params);
     free(sh.separator);
     free(sh.null);
-    l2cdb_close(sh.db);
+    l2c_session_close(sh.db);
     return rc;
 }
 

@@ -88,7 +88,7 @@ static int run(const char *const *args, size_t args_count) {
         printf("database    %s\n", l2cdb_path(db));
         print_text(&stats);
     }
-    l2cdb_close(db);
+    l2c_session_close(db);
     return rc;
 }
 

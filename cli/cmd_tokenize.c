@@ -99,7 +99,7 @@ static int run(const char *const *args, size_t args_count) {
     for (size_t i = 0; i < lines.count && rc == L2C_EXIT_DONE; i++) {
         rc = tokenize(db, lines.lines[i], lines.sizes[i]);
     }
-    l2cdb_close(db);
+    l2c_session_close(db);
     l2c_lines_fini(&lines);
     return rc;
 }

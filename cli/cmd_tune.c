@@ -207,7 +207,7 @@ static int run(const char *const *args, size_t args_count) {
     } else {
         print_summary(&report);
     }
-    l2cdb_close(db);
+    l2c_session_close(db);
     return rc;
 }
 

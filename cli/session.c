@@ -69,6 +69,14 @@ static void catch_interrupt(l2cdb *db) {
     sigaction(SIGINT, &action, NULL);
 }
 
+void l2c_session_close(l2cdb *db) {
+    l2cdb_close(db);
+    // Not before: a Ctrl-C shall end a build that close waits for.
+    if (interruptible == db) {
+        interruptible = NULL;
+    }
+}
+
 bool l2c_session_interrupted(void) {
     return interrupted != 0;
 }

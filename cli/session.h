@@ -25,6 +25,8 @@ void l2c_session_options(l2cdb_open_options *o);
 /* Opens the database; options NULL: l2c_session_options. From then on the first Ctrl-C interrupts
  * it and the second kills the program. Returns an exit status; not DONE: the error is printed. */
 int l2c_session_open(l2cdb **out, const l2cdb_open_options *options, unsigned flags);
+/* Closes it; until that is done Ctrl-C still ends what close waits for. NULL accepted. */
+void l2c_session_close(l2cdb *db);
 
 /* Prints "l2cdb: message" and the hint on stderr; returns L2C_EXIT_FAILED. */
 int l2c_session_fail(const l2cdb_error *err);

@@ -251,7 +251,7 @@ int l2c_shell_open(l2c_shell *sh, const char *path) {
         return l2c_session_fail(&err);
     }
     l2c_shell_catch(NULL);
-    l2cdb_close(sh->db);
+    l2c_session_close(sh->db);
     sh->db = db;
     l2c_shell_catch(db);
     return L2C_EXIT_DONE;
