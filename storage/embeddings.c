@@ -127,18 +127,6 @@ l2cdb_status l2c_vectors_remove(l2c_store *s, int64_t space, l2c_kind kind, int6
     return l2c_write_end(&w, rc, err);
 }
 
-static l2cdb_status copy_vector(float *out, sqlite3_stmt *stmt, int column, size_t width,
-                                int64_t key, l2cdb_error *err) {
-    size_t bytes = (size_t)sqlite3_column_bytes(stmt, column);
-    if (bytes != width * sizeof *out) {
-        l2c_fail(err, L2CDB_E_CORRUPT, "the vector of item %lld has %zu bytes, expected %zu",
-                 (long long)l2c_key_item(key), bytes, width * sizeof *out);
-        return l2c_hint(err, "run `l2cdb check --repair`");
-    }
-    memcpy(out, sqlite3_column_blob(stmt, column), bytes);
-    return L2CDB_OK;
-}
-
 l2cdb_status l2c_vectors_get(l2c_store *s, int64_t space, l2c_kind kind, int64_t item_id, float *v,
                              size_t width, l2cdb_error *err) {
     l2cdb_status rc = check_key(space, item_id, err);
@@ -157,7 +145,7 @@ l2cdb_status l2c_vectors_get(l2c_store *s, int64_t space, l2c_kind kind, int64_t
         sqlite3_bind_int64(stmt, 1, key);
         int step = sqlite3_step(stmt);
         if (step == SQLITE_ROW) {
-            rc = copy_vector(v, stmt, 0, width, key, err);
+            rc = l2c_column_vector(v, stmt, 0, width, "vector", l2c_key_item(key), err);
         } else if (step == SQLITE_DONE) {
             rc = l2c_fail(err, L2CDB_E_NOTFOUND, "%s %lld has no vector in space %lld",
                           kind == L2C_KIND_IMAGE ? "photo" : "caption", (long long)item_id,
@@ -223,7 +211,8 @@ l2cdb_status l2c_vectors_pull(l2c_store *s, int64_t space, l2c_kind kind, size_t
         while (rc == L2CDB_OK && (step = sqlite3_step(stmt)) == SQLITE_ROW) {
             int64_t key = sqlite3_column_int64(stmt, 0);
             ids[*got] = l2c_key_item(key);
-            rc = copy_vector(v + *got * width, stmt, 1, width, key, err);
+            rc = l2c_column_vector(v + *got * width, stmt, 1, width, "vector", l2c_key_item(key),
+                                   err);
             *got += rc == L2CDB_OK ? 1 : 0;
         }
         if (rc == L2CDB_OK && step != SQLITE_DONE) {
@@ -280,7 +269,8 @@ static l2cdb_status read_changes(l2c_store_conn *c, sqlite3_stmt *stmt, size_t w
         ids[*got] = l2c_key_item(key);
         added[*got] = sqlite3_column_type(stmt, 2) != SQLITE_NULL;
         if (added[*got]) {
-            l2cdb_status rc = copy_vector(v + *got * width, stmt, 2, width, key, err);
+            l2cdb_status rc = l2c_column_vector(v + *got * width, stmt, 2, width, "vector",
+                                                l2c_key_item(key), err);
             if (rc != L2CDB_OK) {
                 return rc;
             }

@@ -80,18 +80,6 @@ l2cdb_status l2c_features_put(l2c_store *s, l2c_kind kind, const l2c_hash *trunk
     return l2c_write_end(&w, rc, err);
 }
 
-static l2cdb_status copy_vector(float *out, sqlite3_stmt *stmt, int column, size_t width,
-                                int64_t item, l2cdb_error *err) {
-    size_t bytes = (size_t)sqlite3_column_bytes(stmt, column);
-    if (bytes != width * sizeof *out) {
-        l2c_fail(err, L2CDB_E_CORRUPT, "the feature of item %lld has %zu bytes, expected %zu",
-                 (long long)item, bytes, width * sizeof *out);
-        return l2c_hint(err, "run `l2cdb check --repair`");
-    }
-    memcpy(out, sqlite3_column_blob(stmt, column), bytes);
-    return L2CDB_OK;
-}
-
 l2cdb_status l2c_features_pull(l2c_store *s, l2c_kind kind, const l2c_hash *trunk, size_t width,
                                int64_t *ids, float *v, size_t max, size_t *got, int64_t after_id,
                                l2cdb_error *err) {
@@ -118,7 +106,7 @@ l2cdb_status l2c_features_pull(l2c_store *s, l2c_kind kind, const l2c_hash *trun
         int step = SQLITE_DONE;
         while (rc == L2CDB_OK && (step = sqlite3_step(stmt)) == SQLITE_ROW) {
             ids[*got] = l2c_key_item(sqlite3_column_int64(stmt, 0));
-            rc = copy_vector(v + *got * width, stmt, 1, width, ids[*got], err);
+            rc = l2c_column_vector(v + *got * width, stmt, 1, width, "feature", ids[*got], err);
             *got += rc == L2CDB_OK ? 1 : 0;
         }
         if (rc == L2CDB_OK && step != SQLITE_DONE) {
@@ -147,7 +135,7 @@ l2cdb_status l2c_features_get(l2c_store *s, l2c_kind kind, const l2c_hash *trunk
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, feature_key(id, item_id));
         if (sqlite3_step(stmt) == SQLITE_ROW) {
-            rc = copy_vector(v, stmt, 0, width, item_id, err);
+            rc = l2c_column_vector(v, stmt, 0, width, "feature", item_id, err);
         } else {
             rc = l2c_fail(err, L2CDB_E_NOTFOUND, "item %lld has no feature of this model",
                           (long long)item_id);

@@ -398,3 +398,15 @@ const char *l2c_column_copy(sqlite3_stmt *stmt, int i, l2c_arena *arena, bool *f
     copy[n] = '\0';
     return copy;
 }
+
+l2cdb_status l2c_column_vector(float *out, sqlite3_stmt *stmt, int column, size_t width,
+                               const char *noun, int64_t item, l2cdb_error *err) {
+    size_t bytes = (size_t)sqlite3_column_bytes(stmt, column);
+    if (bytes != width * sizeof *out) {
+        l2c_fail(err, L2CDB_E_CORRUPT, "the %s of item %lld has %zu bytes, expected %zu", noun,
+                 (long long)item, bytes, width * sizeof *out);
+        return l2c_hint(err, "run `l2cdb check --repair`");
+    }
+    memcpy(out, sqlite3_column_blob(stmt, column), bytes);
+    return L2CDB_OK;
+}

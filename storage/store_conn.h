@@ -99,4 +99,9 @@ void l2c_bind_text(sqlite3_stmt *stmt, int i, const char *text);
 /* Column text copied into the arena; NULL for SQL NULL (*failed is set without memory). */
 const char *l2c_column_copy(sqlite3_stmt *stmt, int i, l2c_arena *arena, bool *failed);
 
+/* A blob column of `width` floats into out; any other size is E_CORRUPT and names the `noun`
+ * ("vector", "feature") of `item`. */
+l2cdb_status l2c_column_vector(float *out, sqlite3_stmt *stmt, int column, size_t width,
+                               const char *noun, int64_t item, l2cdb_error *err);
+
 #endif
