@@ -177,7 +177,7 @@ static l2cdb_status tokenize_batch(const l2c_model *m, batch *b, const char *con
 }
 
 static l2cdb_status encode_texts(l2c_model *m, float *out, const char *const *texts, size_t n,
-                                 unsigned flags, const volatile bool *cancel, l2c_workspace *ws,
+                                 unsigned flags, const l2c_flag *cancel, l2c_workspace *ws,
                                  l2cdb_error *err) {
     l2c_arena *arena = &ws->shared;
     batch b = { .ids = l2c_arena_alloc(arena, ROWS_PER_PASS + L2C_TOKENS_MAX, sizeof *b.ids),
@@ -188,7 +188,7 @@ static l2cdb_status encode_texts(l2c_model *m, float *out, const char *const *te
     }
     l2cdb_status rc = L2CDB_OK;
     for (size_t first = 0; rc == L2CDB_OK && first < n; first += b.count) {
-        if (cancel != NULL && *cancel) {
+        if (l2c_flag_raised(cancel)) {
             return l2c_fail(err, L2CDB_E_CANCELLED, "cancelled after %zu of %zu texts", first, n);
         }
         rc = tokenize_batch(m, &b, texts, first, n, flags, err);
@@ -207,8 +207,7 @@ static l2cdb_status no_llm(l2cdb_error *err) {
 }
 
 l2cdb_status l2c_model_text_features(l2c_model *m, float *out, const char *const *texts, size_t n,
-                                     unsigned flags, const volatile bool *cancel,
-                                     l2cdb_error *err) {
+                                     unsigned flags, const l2c_flag *cancel, l2cdb_error *err) {
     if (!m->info.has_text) {
         return no_llm(err);
     }

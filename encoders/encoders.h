@@ -19,6 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/base/flag.h"
 #include "engine/base/hash.h"
 #include "engine/base/mem.h"
 
@@ -81,7 +82,7 @@ enum { L2C_TEXT_TRUSTED = 1 };
  * E_INVALID for bad UTF-8 (names the row) or a text that pools no position; E_UNSUPPORTED without
  * an LLM. On error `out` is unspecified. Source: spec 3. */
 l2cdb_status l2c_model_text_features(l2c_model *m, float *out, const char *const *texts, size_t n,
-                                     unsigned flags, const volatile bool *cancel, l2cdb_error *err);
+                                     unsigned flags, const l2c_flag *cancel, l2cdb_error *err);
 
 /* Token ids of `text` as the LLM sees them, template and BOS included (ids[0..*count), at most
  * `ids_max` are written, *count is the full number); *pooled is how many positions at the end are

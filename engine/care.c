@@ -141,7 +141,7 @@ typedef struct backup_progress {
 static bool backup_tick(void *ctx, uint64_t done, uint64_t total) {
     backup_progress *p = ctx;
     p->meter.total = total;
-    return !p->db->interrupted && l2c_meter_tick(&p->meter, done, "");
+    return !l2c_flag_raised(&p->db->interrupted) && l2c_meter_tick(&p->meter, done, "");
 }
 
 l2cdb_status l2cdb_backup(l2cdb *db, const char *path, l2cdb_progress_fn progress, void *ctx,

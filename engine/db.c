@@ -25,7 +25,7 @@ struct l2c_db_model_entry {
 void l2c_db_enter(l2cdb *db) {
     pthread_mutex_lock(&db->lock);
     if (db->calls == 0) {
-        db->interrupted = false;
+        l2c_flag_set(&db->interrupted, false);
     }
     db->calls++;
     pthread_mutex_unlock(&db->lock);
@@ -38,11 +38,12 @@ void l2c_db_leave(l2cdb *db) {
 }
 
 void l2cdb_interrupt(l2cdb *db) {
-    db->interrupted = true;
+    l2c_flag_set(&db->interrupted, true);
 }
 
 l2cdb_status l2c_db_poll(l2cdb *db, l2cdb_error *err) {
-    return db->interrupted ? l2c_fail(err, L2CDB_E_CANCELLED, "interrupted") : L2CDB_OK;
+    return l2c_flag_raised(&db->interrupted) ? l2c_fail(err, L2CDB_E_CANCELLED, "interrupted")
+                                             : L2CDB_OK;
 }
 
 l2cdb_status l2c_db_writable(l2cdb *db, l2cdb_error *err) {

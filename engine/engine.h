@@ -27,6 +27,7 @@
 #include <stdatomic.h>
 
 #include "encoders/encoders.h"
+#include "engine/base/flag.h"
 #include "engine/base/mem.h"
 #include "engine/l2cdb.h"
 #include "index/index.h"
@@ -130,7 +131,7 @@ struct l2cdb {
     l2cdb_open_options options; /* strings are copies */
     bool exif_rotate;           /* of the database */
 
-    volatile bool interrupted; /* handed as `cancel` to encoders and scans */
+    l2c_flag interrupted; /* handed as `cancel` to encoders and scans */
 
     pthread_mutex_t lock; /* leaf: view, references, calls, settings */
     unsigned calls;       /* public calls that are running */
@@ -146,7 +147,7 @@ struct l2cdb {
     pthread_cond_t build_done;
     bool building;
     bool build_wanted; /* by a writer of this handle: close waits for it */
-    volatile bool build_stop, closing;
+    l2c_flag build_stop, closing;
 
     /* The SQL side's own state (connections, …), made by it at first use; close calls sql_close. */
     pthread_mutex_t sql_lock;
@@ -220,7 +221,7 @@ l2cdb_status l2c_captions_read(const char *path, l2c_caption_line_fn fn, void *c
  * owner[c] is the row of caption c's photo. Spec 6.5; ties by lowest row. `cancel` may be NULL. */
 l2cdb_status l2c_eval_vectors(l2cdb_eval_report *out, const float *images, size_t images_count,
                               const float *captions, const size_t *owner, size_t captions_count,
-                              size_t width, size_t threads, const volatile bool *cancel,
+                              size_t width, size_t threads, const l2c_flag *cancel,
                               l2cdb_error *err);
 
 /* ---- Progress -------------------------------------------------------------------------------- */

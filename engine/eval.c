@@ -20,7 +20,7 @@ typedef struct rank_job {
     const float *images, *captions;
     size_t images_count, captions_count, width;
     const size_t *owner;
-    const volatile bool *cancel;
+    const l2c_flag *cancel;
     uint32_t *t2i, *i2t; /* ranks from 1; i2t 0: the photo has no caption */
     size_t part, parts;
     float *scores; /* one row: the longer of the two counts */
@@ -28,7 +28,7 @@ typedef struct rank_job {
 
 static void rank_captions(rank_job *j) {
     for (size_t c = j->part; c < j->captions_count; c += j->parts) {
-        if (j->cancel != NULL && *j->cancel) {
+        if (l2c_flag_raised(j->cancel)) {
             return;
         }
         const float *caption = j->captions + c * j->width;
@@ -46,7 +46,7 @@ static void rank_captions(rank_job *j) {
 
 static void rank_images(rank_job *j) {
     for (size_t i = j->part; i < j->images_count; i += j->parts) {
-        if (j->cancel != NULL && *j->cancel) {
+        if (l2c_flag_raised(j->cancel)) {
             return;
         }
         const float *image = j->images + i * j->width;
@@ -128,7 +128,7 @@ static l2cdb_status rank_all(const rank_job *whole, size_t threads, l2cdb_error 
 
 l2cdb_status l2c_eval_vectors(l2cdb_eval_report *out, const float *images, size_t images_count,
                               const float *captions, const size_t *owner, size_t captions_count,
-                              size_t width, size_t threads, const volatile bool *cancel,
+                              size_t width, size_t threads, const l2c_flag *cancel,
                               l2cdb_error *err) {
     double start = l2c_now();
     *out = (l2cdb_eval_report){ .images = images_count, .captions = captions_count };
@@ -146,7 +146,7 @@ l2cdb_status l2c_eval_vectors(l2cdb_eval_report *out, const float *images, size_
     l2cdb_status rc = t2i != NULL && i2t != NULL
                           ? rank_all(&whole, threads != 0 ? threads : 1, err)
                           : l2c_fail_nomem(err, (captions_count + images_count) * sizeof *t2i);
-    if (rc == L2CDB_OK && cancel != NULL && *cancel) {
+    if (rc == L2CDB_OK && l2c_flag_raised(cancel)) {
         rc = l2c_fail(err, L2CDB_E_CANCELLED, "evaluation interrupted");
     }
     if (rc == L2CDB_OK) {

@@ -137,7 +137,7 @@ typedef struct build_progress {
 
 static bool build_tick(void *ctx, const char *phase, size_t done, size_t total) {
     build_progress *p = ctx;
-    if (p->db->interrupted) {
+    if (l2c_flag_raised(&p->db->interrupted)) {
         return false;
     }
     if (p->phase == NULL || strcmp(p->phase, phase) != 0) {

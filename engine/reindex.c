@@ -230,7 +230,7 @@ static bool build_tick(void *ctx, const char *phase, size_t done, size_t total) 
         b->phase = phase;
         l2c_meter_start(&b->meter, b->meter.fn, b->meter.ctx, phase, total);
     }
-    return l2c_meter_tick(&b->meter, done, "") && !b->db->interrupted;
+    return l2c_meter_tick(&b->meter, done, "") && !l2c_flag_raised(&b->db->interrupted);
 }
 
 /* Step 3 for one kind: built where auto wants a graph, and measured. */

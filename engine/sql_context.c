@@ -295,13 +295,13 @@ static int progress(void *ctx) {
     if (c->deadline > 0 && l2c_now() > c->deadline) {
         c->timed_out = true;
     }
-    return c->timed_out || c->db->interrupted;
+    return c->timed_out || l2c_flag_raised(&c->db->interrupted);
 }
 
 /* Waits for another writer, but not past an interrupt. */
 static int busy(void *ctx, int count) {
     l2c_sql_conn *c = ctx;
-    if (c->db->interrupted || count * 0.005 > BUSY_S_MAX) {
+    if (l2c_flag_raised(&c->db->interrupted) || count * 0.005 > BUSY_S_MAX) {
         return 0;
     }
     const struct timespec wait = { .tv_nsec = 5000000 };

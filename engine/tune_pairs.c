@@ -375,7 +375,7 @@ static l2cdb_status embed(const l2c_pair_set *s, float *out, const size_t *rows,
 
 l2cdb_status l2c_pair_set_eval(const l2c_pair_set *s, l2c_part part, const l2c_heads *heads,
                                size_t width, l2cdb_eval_report *out, size_t threads,
-                               const volatile bool *cancel, l2cdb_error *err) {
+                               const l2c_flag *cancel, l2cdb_error *err) {
     *out = (l2cdb_eval_report){ 0 };
     size_t captions, photos = l2c_pair_set_count(s, part, &captions);
     if (photos == 0) {

@@ -47,6 +47,6 @@ size_t l2c_pair_set_count(const l2c_pair_set *s, l2c_part part, size_t *captions
  * zeroed for an empty part. */
 l2cdb_status l2c_pair_set_eval(const l2c_pair_set *s, l2c_part part, const l2c_heads *heads,
                                size_t width, l2cdb_eval_report *out, size_t threads,
-                               const volatile bool *cancel, l2cdb_error *err);
+                               const l2c_flag *cancel, l2cdb_error *err);
 
 #endif

@@ -412,12 +412,13 @@ l2cdb_status l2c_view_index(l2cdb *db, l2c_view *v, l2c_kind kind, l2c_index **o
 static bool build_goes_on(void *ctx, const char *phase, size_t done, size_t total) {
     const l2cdb *db = ctx;
     (void)phase, (void)done, (void)total;
-    return !db->build_stop && !(db->closing && db->interrupted);
+    return !l2c_flag_raised(&db->build_stop) &&
+           !(l2c_flag_raised(&db->closing) && l2c_flag_raised(&db->interrupted));
 }
 
 static void build_side(l2cdb *db, l2c_view_side *side) {
     l2c_index *ix = atomic_load(&side->index);
-    if (ix == NULL || db->build_stop || !l2c_index_wants_build(ix)) {
+    if (ix == NULL || l2c_flag_raised(&db->build_stop) || !l2c_index_wants_build(ix)) {
         return;
     }
     l2cdb_error err;
@@ -458,7 +459,7 @@ void l2c_view_start_build(l2cdb *db, l2c_view *v, bool wanted) {
         return;
     }
     pthread_mutex_lock(&db->build_lock);
-    bool start = !db->building && !db->build_stop;
+    bool start = !db->building && !l2c_flag_raised(&db->build_stop);
     db->build_wanted = db->build_wanted || wanted;
     db->building = db->building || start;
     pthread_mutex_unlock(&db->build_lock);
@@ -488,9 +489,9 @@ void l2c_view_wait_build(l2cdb *db) {
 
 void l2c_view_stop_builds(l2cdb *db) {
     pthread_mutex_lock(&db->build_lock);
-    db->closing = true; // an interrupt that comes while we wait ends the build too
-    if (!db->build_wanted || db->interrupted) {
-        db->build_stop = true;
+    l2c_flag_set(&db->closing, true); // an interrupt that comes while we wait ends the build too
+    if (!db->build_wanted || l2c_flag_raised(&db->interrupted)) {
+        l2c_flag_set(&db->build_stop, true);
     }
     pthread_mutex_unlock(&db->build_lock);
     l2c_view_wait_build(db);

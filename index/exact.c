@@ -54,7 +54,7 @@ typedef struct part {
     const float *query;
     const uint32_t *rows;
     size_t from, to;
-    const volatile bool *cancel;
+    const l2c_flag *cancel;
     l2cdb_status rc;
     l2cdb_error *err;
 } part;
@@ -68,7 +68,7 @@ static void scan_part(part *p) {
             !l2c_segment_alive(base, row, p->snap->seq)) {
             continue;
         }
-        if (p->cancel != NULL && i % 4096 == 0 && *p->cancel) {
+        if (i % 4096 == 0 && l2c_flag_raised(p->cancel)) {
             p->rc = l2c_fail(p->err, L2CDB_E_CANCELLED, "the search was cancelled");
             return;
         }
@@ -132,7 +132,7 @@ static size_t share_out(helper *helpers, size_t n, part *p) {
 }
 
 l2cdb_status l2c_exact_base(l2c_top *top, const l2c_snapshot *snap, const float *query,
-                            const uint32_t *rows, size_t n, const volatile bool *cancel,
+                            const uint32_t *rows, size_t n, const l2c_flag *cancel,
                             l2cdb_error *err) {
     part p = { .top = top,
                .snap = snap,

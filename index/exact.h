@@ -21,7 +21,7 @@ static inline float l2c_exact_distance(float dot, const float *query, const floa
 /* Offers the live base rows of a snapshot to `top`; `rows` (ascending, live) if not NULL are all
  * that may be returned. `cancel` (may be NULL) is polled: E_CANCELLED. */
 l2cdb_status l2c_exact_base(l2c_top *top, const l2c_snapshot *snap, const float *query,
-                            const uint32_t *rows, size_t n, const volatile bool *cancel,
+                            const uint32_t *rows, size_t n, const l2c_flag *cancel,
                             l2cdb_error *err);
 /* The same for the fresh rows. */
 void l2c_exact_fresh(l2c_top *top, const l2c_snapshot *snap, const float *query,

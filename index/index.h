@@ -24,6 +24,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/base/flag.h"
 #include "engine/base/mem.h"
 
 #ifdef __cplusplus
@@ -130,8 +131,8 @@ typedef struct l2c_index_filter {
 
 typedef struct l2c_search_params {
     bool exact;
-    size_t ef_search, nprobe;    /* 0: the index's own */
-    const volatile bool *cancel; /* polled; E_CANCELLED */
+    size_t ef_search, nprobe; /* 0: the index's own */
+    const l2c_flag *cancel;   /* polled; E_CANCELLED */
 } l2c_search_params;
 
 /* What a search did, for EXPLAIN. */

@@ -410,7 +410,7 @@ static void refusals(void **state) {
     assert_ok(l2c_model_open(&m, &(l2c_model_options){ .precision = L2C_PRECISION_F32 }, &err),
               &err);
     float out[2 * 512];
-    volatile bool stop = true;
+    l2c_flag stop = { true };
     assert_int_equal(l2c_model_text_features(m, out, words, 2, 0, &stop, &err), L2CDB_E_CANCELLED);
     const char *bad[] = { "fine", "\xff\xfe" };
     assert_int_equal(l2c_model_text_features(m, out, bad, 2, 0, NULL, &err), L2CDB_E_INVALID);

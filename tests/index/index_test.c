@@ -104,7 +104,7 @@ static void long_scans_are_shared(void **state) {
         assert_ok(l2c_index_search(ix, ids, distances, &found, v, 100, NULL, NULL, NULL, &err),
                   &err);
         assert_true(model_check(&m, ids, distances, found, v, 100, NULL) == 1.0);
-        volatile bool cancel = true;
+        l2c_flag cancel = { true };
         l2c_search_params p = { .cancel = &cancel };
         assert_int_equal(l2c_index_search(ix, ids, distances, &found, v, 1, NULL, &p, NULL, &err),
                          L2CDB_E_CANCELLED);

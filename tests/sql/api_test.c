@@ -2,6 +2,7 @@
 #include "tests/sql/sql_fixture.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <time.h>
 
 #define PHOTOS 300
@@ -520,7 +521,7 @@ static void add_generation(void) {
 typedef struct switcher {
     l2cdb *db;
     uint64_t seed;
-    volatile bool *stop;
+    atomic_bool *stop;
     size_t asked, mixed, errors;
 } switcher;
 
@@ -556,7 +557,7 @@ static void *ask_while_switching(void *ctx) {
 static void generations_never_mix(void **state) {
     l2cdb *db = *state;
     l2cdb_error err;
-    volatile bool stop = false;
+    atomic_bool stop = false;
     switcher workers[4];
     pthread_t ids[4];
     add_generation();
