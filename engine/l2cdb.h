@@ -141,8 +141,9 @@ typedef struct l2cdb_ingest_report {
 L2CDB_API l2cdb_status l2cdb_ingest(l2cdb *db, const char *const *paths, size_t paths_count,
                                     const l2cdb_ingest_options *options,
                                     l2cdb_ingest_report *report, l2cdb_error *err);
-/* One photo from memory. `name` becomes its path ("upload/…" if NULL: named by its hash); the bytes
- * are kept in the database. *id is the record's, *outcome ADDED, UPDATED, UNCHANGED or DUPLICATE.
+/* One photo from memory. `name` becomes its path: relative, at most 1,024 bytes, no ".." (NULL:
+ * "upload/…", named by its hash); the bytes are kept in the database. *id is the record's, *outcome
+ * ADDED, UPDATED, UNCHANGED or DUPLICATE.
  */
 L2CDB_API l2cdb_status l2cdb_put_image(l2cdb *db, const char *name, const void *bytes, size_t size,
                                        int64_t *id, l2cdb_file_outcome *outcome, l2cdb_error *err);

@@ -9,6 +9,7 @@
 #include "engine/photo.h"
 
 #define CAPTION_BYTES_MAX 16384
+#define NAME_BYTES_MAX 1024
 
 static l2cdb_status begin_write(l2cdb *db, l2cdb_error *err) {
     l2cdb_error_clear(err);
@@ -122,6 +123,21 @@ static l2cdb_status put_upload(l2cdb *db, upload *u, l2cdb_error *err) {
     return rc;
 }
 
+/* A name becomes the record's path. It may look like no file of this machine, since the original of
+ * a record whose path is a file is read from there. */
+static bool good_name(const char *name) {
+    size_t size = strlen(name);
+    bool good =
+        size > 0 && size <= NAME_BYTES_MAX && name[0] != '/' && l2c_utf8_valid(name, size, NULL);
+    for (const char *at = name; *at != '\0' && good; at += strcspn(at, "/"), at += *at == '/') {
+        good = !(strcspn(at, "/") == 2 && memcmp(at, "..", 2) == 0);
+    }
+    for (const char *at = name; *at != '\0' && good; at++) {
+        good = (unsigned char)*at >= 0x20 && *at != 0x7f && *at != '\\';
+    }
+    return good;
+}
+
 l2cdb_status l2cdb_put_image(l2cdb *db, const char *name, const void *bytes, size_t size,
                              int64_t *id, l2cdb_file_outcome *outcome, l2cdb_error *err) {
     l2cdb_status rc = begin_write(db, err);
@@ -130,8 +146,11 @@ l2cdb_status l2cdb_put_image(l2cdb *db, const char *name, const void *bytes, siz
     }
     upload u = { .name = name, .bytes = bytes, .size = size };
     l2c_photo_init(&u.photo);
-    if (name != NULL && (*name == '\0' || !l2c_utf8_valid(name, strlen(name), NULL))) {
-        rc = l2c_fail(err, L2CDB_E_INVALID, "the photo's name is empty or not valid UTF-8");
+    if (name != NULL && !good_name(name)) {
+        rc = l2c_fail(err, L2CDB_E_INVALID,
+                      "the photo's name must be a relative path in UTF-8 of at most %d bytes",
+                      NAME_BYTES_MAX);
+        l2c_hint(err, "for example upload/beach.jpg");
     }
     if (rc == L2CDB_OK) {
         rc = put_upload(db, &u, err);
@@ -382,6 +401,7 @@ l2cdb_status l2cdb_get_original(l2cdb *db, int64_t id, l2cdb_bytes *out, l2cdb_e
     if (rc == L2CDB_OK) {
         rc = l2c_images_get_original(db->store, id, &b, err);
         if (rc == L2CDB_E_NOTFOUND && path[0] == '/') {
+            l2cdb_error_clear(err);
             rc = l2c_file_read(&b, path, L2C_PHOTO_BYTES_MAX, err);
         }
     }

@@ -6,7 +6,6 @@
  */
 #include "storage/store_conn.h"
 
-#include <string.h>
 
 static l2cdb_status check_key(int64_t space, int64_t item, l2cdb_error *err) {
     if (space < 1 || space > L2C_GENERATION_MAX || item < 1 || item > L2C_ITEM_MAX) {

@@ -2,7 +2,6 @@
  * order (trunk, item), because training and reindexing read them in long runs. */
 #include "storage/store_conn.h"
 
-#include <string.h>
 
 #define TRUNK_MAX (((int64_t)1 << 22) - 1)
 

@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NAME_BYTES_MAX 1024
-
 /* ---- Records ------------------------------------------------------------------------------- */
 
 static bool skipped_column(const char *name, l2cdb_type type) {
@@ -186,24 +184,6 @@ static bool picture(request *r, const void **data, size_t *size, void **owned) {
     return true;
 }
 
-/* A name becomes the record's path. It may look like no file of this machine, since the original of
- * a record whose path is a file is read from there. */
-static bool good_name(request *r, const char *name) {
-    bool good = name[0] != '\0' && name[0] != '/' && strlen(name) <= NAME_BYTES_MAX;
-    for (const char *at = name; *at != '\0' && good; at += strcspn(at, "/"), at += *at == '/') {
-        size_t n = strcspn(at, "/");
-        good = !(n == 2 && memcmp(at, "..", 2) == 0);
-    }
-    for (const char *at = name; *at != '\0' && good; at++) {
-        good = (unsigned char)*at >= 0x20 && *at != 0x7f && *at != '\\';
-    }
-    if (!good) {
-        l2c_request_fail(r, 400, L2CDB_E_INVALID, "for example upload/beach.jpg",
-                         "\"name\" must be a relative path of at most %d bytes", NAME_BYTES_MAX);
-    }
-    return good;
-}
-
 static verdict run_put_image(request *r) {
     const char *name = NULL;
     const void *data = NULL;
@@ -212,8 +192,7 @@ static verdict run_put_image(request *r) {
     int64_t id = 0;
     l2cdb_file_outcome outcome = L2CDB_FILE_FAILED;
     uint64_t started = uv_hrtime();
-    if (l2c_request_string(r, "name", &name) && (name == NULL || good_name(r, name)) &&
-        picture(r, &data, &size, &owned) &&
+    if (l2c_request_string(r, "name", &name) && picture(r, &data, &size, &owned) &&
         l2c_request_ok(r,
                        l2cdb_put_image(r->srv->db, name, data, size, &id, &outcome, &r->error))) {
         r->encode_ms = (double)(uv_hrtime() - started) / 1e6;

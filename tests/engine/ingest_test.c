@@ -406,11 +406,25 @@ static void single_records_come_and_go(void **state) {
     assert_int_equal(outcome, L2CDB_FILE_DUPLICATE);
     assert_int_equal(again, id);
     assert_int_equal(l2cdb_put_image(db, "bad", "no photo", 8, &again, NULL, &e), L2CDB_E_FORMAT);
+    static const char *const refused[] = { "",     "/etc/hostname", "../b.jpg", "a/../b.jpg",
+                                           "a/..", "a\nb",          "\xff" };
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        assert_int_equal(l2cdb_put_image(db, refused[i], b.data, b.size, &again, NULL, &e),
+                         L2CDB_E_INVALID);
+        assert_non_null(strstr(e.message, "relative path"));
+    }
     l2cdb_bytes bytes;
     assert_ok(l2cdb_get_original(db, id, &bytes, &e), &e);
     assert_int_equal(bytes.size, b.size);
     assert_memory_equal(bytes.data, b.data, b.size);
     assert_string_equal(bytes.content_type, "image/jpeg");
+    l2cdb_bytes_free(&bytes);
+    write_photo("on_disk.jpg", 8);
+    told lines;
+    assert_int_equal(ingest(db, &lines, NULL).added, 1);
+    assert_ok(l2cdb_get_original(db, id + 1, &bytes, &e), &e);
+    assert_int_equal(e.code, L2CDB_OK);
+    assert_string_equal(e.message, "");
     l2cdb_bytes_free(&bytes);
     assert_ok(l2cdb_get_thumbnail(db, id, &bytes, &e), &e);
     assert_true(bytes.size > 100 && bytes.etag[0] != '\0');
@@ -452,7 +466,8 @@ static void single_records_come_and_go(void **state) {
     assert_true(l2cdb_results_row(r, 0)->score > 0.99999f);
     l2cdb_results_free(r);
     assert_ok(l2cdb_delete_captions(db, &caption, 1, &e), &e);
-    assert_ok(l2cdb_delete_images(db, &id, 1, &e), &e);
+    int64_t both[] = { id, id + 1 };
+    assert_ok(l2cdb_delete_images(db, both, 2, &e), &e);
     assert_ok(l2cdb_search(db, &q, &r, &e), &e);
     assert_int_equal(l2cdb_results_count(r), 0);
     l2cdb_results_free(r);
