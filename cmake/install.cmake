@@ -14,7 +14,7 @@ configure_file(cmake/l2cdb.pc.in ${CMAKE_BINARY_DIR}/l2cdb.pc @ONLY)
 install(TARGETS l2cdb RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(TARGETS l2cdb_static l2cdb_shared DESTINATION ${CMAKE_INSTALL_LIBDIR})
 # The SQLite extension, beside the libraries' versions: .load /usr/local/lib/l2cdb/l2cdb
-install(TARGETS l2cdb_extension l2cdb_preload LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/l2cdb)
+install(TARGETS l2cdb_extension LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/l2cdb)
 install(FILES engine/l2cdb.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/l2cdb/engine)
 install(FILES engine/base/log.h engine/base/status.h
   DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/l2cdb/engine/base)

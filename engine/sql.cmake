@@ -9,12 +9,12 @@ l2c_room(l2c_sql
     sql_tables.c
   LIBS PkgConfig::SQLITE3)
 
-# l2cdb.so and l2cdb-preload.so, for other programs' SQLite. Storage and the SQL side are compiled a
-# second time, against the interface that SQLite hands to extensions (sql_host/sqlite3.h).
+# l2cdb.so, for other programs' SQLite. Storage and the SQL side are compiled a second time, against
+# the interface that SQLite hands to extensions (sql_host/sqlite3.h).
 function(l2c_sql_extension)
   l2c_room(l2c_sql_host
-    SOURCES sql_answer.c sql_context.c sql_extension.c sql_filter.c sql_functions.c sql_images.c
-      sql_stmt.c sql_tables.c)
+    SOURCES sql_answer.c sql_context.c sql_extension.c sql_filter.c sql_functions.c sql_hook.c
+      sql_images.c sql_stmt.c sql_tables.c)
   get_target_property(storage_sources l2c_storage SOURCES)
   list(TRANSFORM storage_sources PREPEND ${CMAKE_SOURCE_DIR}/storage/)
   l2c_room(l2c_storage_host SOURCES ${storage_sources})
@@ -24,15 +24,11 @@ function(l2c_sql_extension)
   endforeach()
   add_library(l2cdb_extension MODULE)
   target_link_libraries(l2cdb_extension PRIVATE l2c_base l2c_encoders l2c_index l2c_sqltext
-    l2c_engine l2c_storage_host l2c_sql_host)
+    l2c_engine l2c_storage_host l2c_sql_host ${CMAKE_DL_LIBS})
   set_target_properties(l2cdb_extension PROPERTIES OUTPUT_NAME l2cdb PREFIX "" LINKER_LANGUAGE CXX
     LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
-  # The host may have a faiss or a BLAS of its own: ours stay ours.
-  target_link_options(l2cdb_extension PRIVATE -Wl,--exclude-libs,ALL -Wl,-Bsymbolic)
-  add_library(l2cdb_preload MODULE sql_preload.c)
-  target_compile_definitions(l2cdb_preload PRIVATE _GNU_SOURCE) # RTLD_NEXT
-  target_link_libraries(l2cdb_preload PRIVATE l2c_base l2c_sqltext ${CMAKE_DL_LIBS})
-  target_include_directories(l2cdb_preload PRIVATE ${SQLITE3_INCLUDE_DIRS})
-  set_target_properties(l2cdb_preload PROPERTIES OUTPUT_NAME l2cdb-preload PREFIX ""
-    LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
+  # The host may have a faiss or a BLAS of its own: ours stay ours. And once its calls lead to us
+  # (sql_hook.c), we stay until it ends.
+  target_link_options(l2cdb_extension PRIVATE
+    -Wl,--exclude-libs,ALL -Wl,-Bsymbolic -Wl,-z,nodelete)
 endfunction()

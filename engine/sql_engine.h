@@ -25,7 +25,7 @@ typedef struct l2c_sql_note {
 } l2c_sql_note;
 
 typedef struct l2c_sql_conn {
-    struct l2c_sql_conn *next; /* of all connections of the handle */
+    struct l2c_sql_conn *next; /* of the handle's connections, or of those with the extension */
     l2cdb *db;                 /* NULL: hosted on a file that is no database of ours */
     sqlite3 *sqlite;
     bool hosted;
@@ -53,6 +53,10 @@ typedef struct l2c_sql_conn {
     bool writing;      /* the store's transaction is open because of a write through SQL */
     bool write_failed; /* a statement inside it failed halfway: it can only be rolled back */
     bool wrote_captions;
+
+    /* Hosted: SQLite found the last error of a rewritten text at byte `error_from`, which is byte
+     * `error_to` of what the program gave; -1: none. */
+    int error_from, error_to;
 } l2c_sql_conn;
 
 /* A connection for one more statement of this thread, and back. A connection with an open

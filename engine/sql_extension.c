@@ -6,20 +6,20 @@
  * that all connections of the process on this file share, and puts our modules on the connection.
  * On another database than ours only the functions on vectors are there.
  *
- * Stock SQLite cannot parse `<=>` and hands no text to extensions before parsing. So there are
+ * Where the program calls SQLite as a shared library, sql_hook.c takes our SQL as it is written.
+ * Everywhere there are
  * - the forms that every SQLite can parse: images(embed('…')), MATCH … AND k = …, similar(…);
  * - l2cdb_sql(text), the rewritten statement as text, for programs that prepare it themselves;
  * - the module l2cdb_query: CREATE VIRTUAL TABLE temp.near USING l2cdb_query('SELECT … <=> :q …')
  *   makes a table of any statement of ours, whose parameters are its arguments;
- * - l2cdb_exec(text) for the statements that SQL does not have (CREATE INDEX … USING, SET, …);
- * - l2cdb-preload.so (sql_preload.c), with which hosts that link SQLite as a shared library take
- *   our text as it is. */
+ * - l2cdb_exec(text) for the statements that SQL does not have (CREATE INDEX … USING, SET, …). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/sql_answer.h"
 #include "engine/sql_engine.h"
+#include "engine/sql_hook.h"
 #include "engine/sql_rewrite.h"
 
 SQLITE_EXTENSION_INIT1
@@ -453,6 +453,7 @@ static const sqlite3_module query_module = {
 /* When the connection closes: it owns the function that carries this. */
 static void release(void *data) {
     l2c_sql_conn *c = data;
+    l2c_sql_hook_forget(c);
     l2c_sql_view_done(c);
     if (c->db != NULL) {
         handle_put(c->db);
@@ -510,12 +511,17 @@ static int init(sqlite3 *sqlite, char **message) {
         *message = sqlite3_mprintf("l2cdb needs a SQLite that was compiled for threads");
         return SQLITE_ERROR;
     }
+    if (l2c_sql_hook_watches(sqlite)) {
+        (void)l2c_sql_hook_install(); // loaded once more: objects may have come meanwhile
+        return SQLITE_OK;
+    }
     l2c_sql_conn *c = l2c_calloc(1, sizeof *c);
     if (c == NULL) {
         return SQLITE_NOMEM;
     }
     c->sqlite = sqlite;
     c->hosted = true;
+    c->error_from = c->error_to = -1;
     // From here on the connection frees it, after failures too.
     int rc = sqlite3_create_function_v2(sqlite, "l2cdb_loaded", 0, SQLITE_UTF8, c, nothing, NULL,
                                         NULL, release);
@@ -523,6 +529,10 @@ static int init(sqlite3 *sqlite, char **message) {
     if (rc == SQLITE_OK && load(sqlite, c, &e) != L2CDB_OK) {
         *message = sqlite3_mprintf("%s%s%s", e.message, *e.hint != 0 ? "; " : "", e.hint);
         return SQLITE_ERROR;
+    }
+    if (rc == SQLITE_OK) {
+        l2c_sql_hook_watch(c);
+        (void)l2c_sql_hook_install();
     }
     return rc;
 }
@@ -532,7 +542,17 @@ L2CDB_API int sqlite3_extension_init(sqlite3 *sqlite, char **message,
 L2CDB_API int sqlite3_lcdb_init(sqlite3 *sqlite, char **message, const sqlite3_api_routines *api);
 
 int sqlite3_extension_init(sqlite3 *sqlite, char **message, const sqlite3_api_routines *api) {
-    SQLITE_EXTENSION_INIT2(api)
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_lock(&lock);
+    bool other = sqlite3_api != NULL && sqlite3_api != api;
+    if (!other) {
+        SQLITE_EXTENSION_INIT2(api)
+    }
+    pthread_mutex_unlock(&lock);
+    if (other) { // our calls go to one SQLite
+        *message = api->mprintf("l2cdb is loaded into another SQLite of this process already");
+        return SQLITE_ERROR;
+    }
     return init(sqlite, message);
 }
 

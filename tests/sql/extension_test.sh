@@ -1,18 +1,17 @@
 #!/bin/sh
 # The extension in SQLite's own shell and in Python's module, against what l2cdb itself answers.
-# usage: extension_test.sh L2CDB l2cdb.so l2cdb-preload.so
+# usage: extension_test.sh L2CDB l2cdb.so
 #
 # Broken if it fails: an answer differs from l2cdb's, a form of docs/sql.md that should run does not,
 # a write is lost, or the extension does not load.
 set -u
-program=$1 extension=$2 preload=$3
+program=$1 extension=$2
 for tool in sqlite3 python3; do
     command -v $tool > /dev/null || { echo "SKIP: no $tool"; exit 77; }
 done
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT INT TERM
 ln -s "$extension" "$folder/l2cdb.so"
-ln -s "$preload" "$folder/l2cdb-preload.so"
 cd "$folder" || exit 1
 unset L2CDB_DB
 failed=0
@@ -49,43 +48,48 @@ ours() {
 stock() {
     sqlite3 p.l2cdb -cmd ".load ./l2cdb" "$1" 2>&1
 }
-preloaded() {
-    LD_PRELOAD=$folder/l2cdb-preload.so sqlite3 p.l2cdb -cmd ".load ./l2cdb" "$1" 2>&1
+# As in a program that has SQLite inside: no statement is rewritten on its way to the parser.
+unhooked() {
+    L2CDB_SQL_HOOK=off stock "$1"
 }
 
 x="(SELECT embedding FROM images WHERE id = 7)"
 nearest="SELECT id, score FROM images WHERE tags = 't3' ORDER BY embedding <=> $x LIMIT 5"
 expected=$(ours "$nearest")
 [ "$(printf '%s\n' "$expected" | wc -l)" = 5 ] || { echo "no 5 rows: $expected"; exit 1; }
+check "as it is written" "$expected" "$(stock "$nearest")"
 check "hidden argument" "$expected" \
-    "$(stock "SELECT id, score FROM images($x) WHERE tags = 't3' ORDER BY rank LIMIT 5")"
+    "$(unhooked "SELECT id, score FROM images($x) WHERE tags = 't3' ORDER BY rank LIMIT 5")"
 check "MATCH" "$expected" \
-    "$(stock "SELECT id, score FROM images WHERE embedding MATCH $x AND k = 5 AND tags = 't3'")"
+    "$(unhooked "SELECT id, score FROM images WHERE embedding MATCH $x AND k = 5 AND tags = 't3'")"
 check "exact" "$expected" \
-    "$(stock "SELECT id, 1 - cosine_distance(embedding, $x) FROM images WHERE tags = 't3'
+    "$(unhooked "SELECT id, 1 - cosine_distance(embedding, $x) FROM images WHERE tags = 't3'
         ORDER BY cosine_distance(embedding, $x) LIMIT 5" |
         python3 -c 'import sys
 for line in sys.stdin:
     i, s = line.split("|")
     print("%s|%s" % (i, round(float(s), 7)))')"
 check "l2cdb_query" "$expected" \
-    "$(stock "CREATE VIRTUAL TABLE temp.near USING l2cdb_query(
+    "$(unhooked "CREATE VIRTUAL TABLE temp.near USING l2cdb_query(
         'SELECT id, score FROM images WHERE tags = :t ORDER BY embedding <=> :q LIMIT :n');
         SELECT * FROM near('t3', $x, 5)")"
-check "preload" "$expected" "$(preloaded "$nearest")"
+case $(unhooked "$nearest") in
+*'near ">": syntax error'*) ;;
+*) failed=1; echo "L2CDB_SQL_HOOK=off does not switch off" ;;
+esac
 check "similar" "$(ours "SELECT id, score FROM similar(7, k => 3)")" \
-    "$(stock "SELECT id, score FROM similar(7, 3)")"
-check "named argument, preloaded" "$(ours "SELECT id, score FROM similar(7, k => 3)")" \
-    "$(preloaded "SELECT id, score FROM similar(7, k => 3)")"
+    "$(unhooked "SELECT id, score FROM similar(7, 3)")"
+check "named argument" "$(ours "SELECT id, score FROM similar(7, k => 3)")" \
+    "$(stock "SELECT id, score FROM similar(7, k => 3)")"
 check "duplicates" "$(ours "SELECT id, duplicate_id FROM nearest_duplicates(0.9)")" \
-    "$(stock "SELECT id, duplicate_id FROM nearest_duplicates(0.9)")"
-check "generations" "1|active|400" "$(stock "SELECT id, state, images FROM generations")"
-check "statements of ours, preloaded" "flat" "$(preloaded "
+    "$(unhooked "SELECT id, duplicate_id FROM nearest_duplicates(0.9)")"
+check "generations" "1|active|400" "$(unhooked "SELECT id, state, images FROM generations")"
+check "statements of ours" "flat" "$(stock "
     CREATE INDEX ON images USING flat (embedding);
     SET search.exact = on;
-    SELECT kind FROM index_status WHERE target = 'images';" | grep -v '^$')"
+    SELECT kind FROM index_status WHERE target = 'images';")"
 check "own statements by function" "images: exact" \
-    "$(stock "SELECT l2cdb_exec('EXPLAIN SELECT id FROM images($x) ORDER BY rank LIMIT 3')" |
+    "$(unhooked "SELECT l2cdb_exec('EXPLAIN SELECT id FROM images($x) ORDER BY rank LIMIT 3')" |
         head -n 1 | cut -c 1-13)"
 
 # Writes go through the store and are seen by l2cdb; a rollback undoes them.

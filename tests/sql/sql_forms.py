@@ -1,11 +1,13 @@
 """Every form of SQL that the product promises, through every face, with one answer.
 
-usage: sql_forms.py L2CDB SHARED [l2cdb.so l2cdb-preload.so]
+usage: sql_forms.py L2CDB SHARED [l2cdb.so]
 
-Faces: `l2cdb query` (the C interface underneath), `l2cdb shell` reading stdin, and, if given, the
-sqlite3 program with the extension and the preload. Each face has a copy of one database of 24
-photographs and runs all forms in the same order. Exit status 77: ../shared is not there.
+Faces: `l2cdb query` (the C interface underneath), `l2cdb shell` reading stdin, and, with the
+extension, the sqlite3 program and a Python whose sqlite3 module calls SQLite as a shared library.
+Each face has a copy of one database of 24 photographs and runs all forms in the same order. Exit
+status 77: ../shared is not there.
 """
+import csv
 import os
 import shutil
 import subprocess
@@ -47,6 +49,26 @@ ORDER  BY embedding <=> embed('ein Hund am Strand') LIMIT 10;""",
 ]
 
 
+PYTHON = """
+import csv, sqlite3, sys
+c = sqlite3.connect(sys.argv[1], isolation_level=None)
+c.enable_load_extension(True)
+c.load_extension("./l2cdb")
+csv.writer(sys.stdout).writerows(c.execute(sys.stdin.read()))
+"""
+
+
+def python():
+    """A Python that loads extensions and leaves SQLite to the system's library, or None."""
+    for candidate in ["python3", "/usr/bin/python3"]:
+        if subprocess.run([candidate, "-c", "import sqlite3, _sqlite3; "
+                           "sqlite3.Connection.enable_load_extension; "
+                           "assert b'libsqlite3.so' in open(_sqlite3.__file__, 'rb').read()"],
+                          capture_output=True).returncode == 0:
+            return candidate
+    return None
+
+
 def run(command, text=None):
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     if done.returncode != 0 or done.stderr:
@@ -56,27 +78,28 @@ def run(command, text=None):
 
 def main():
     program, shared = (os.path.abspath(a) for a in sys.argv[1:3])
-    libraries = [os.path.abspath(a) for a in sys.argv[3:5]]
+    library = os.path.abspath(sys.argv[3]) if len(sys.argv) > 3 else None
     sql_doc.skip_without(shared)
     folder = tempfile.mkdtemp()
     try:
         sql_doc.make_database(program, shared, folder)
+        faces = {
+            "query": lambda form: run([program, "query", "--db", "query.l2cdb", "--mode", "csv",
+                                       "--no-header", form]),
+            "shell": lambda form: run([program, "shell", "shell.l2cdb"],
+                                      ".mode csv\n.headers off\n" + form),
+        }
+        if library:
+            shutil.copy(library, "l2cdb.so")
+            faces["sqlite3"] = lambda form: run(
+                ["sqlite3", "-csv", "sqlite3.l2cdb", "-cmd", ".load ./l2cdb"], form)
+            if python():
+                faces["python"] = lambda form: run(
+                    [python(), "-c", PYTHON, "python.l2cdb"], form)
         answers = {}
-        for face in ["query", "shell"] + (["preload"] if libraries and shutil.which("sqlite3") else []):
+        for face, ask in faces.items():
             run([program, "backup", face + ".l2cdb", "--quiet"])
-            answers[face] = []
-            for form in FORMS:
-                if face == "query":
-                    out = run([program, "query", "--db", face + ".l2cdb", "--mode", "csv",
-                               "--no-header", form])
-                elif face == "shell":
-                    out = run([program, "shell", face + ".l2cdb"],
-                              ".mode csv\n.headers off\n" + form)
-                else:
-                    shutil.copy(libraries[0], "l2cdb.so")
-                    out = run(["env", "LD_PRELOAD=" + libraries[1], "sqlite3", "-csv",
-                               face + ".l2cdb", "-cmd", ".load ./l2cdb"], form)
-                answers[face].append([line.strip('"') for line in out])
+            answers[face] = [list(csv.reader(ask(form))) for form in FORMS]
         failed = 0
         for i, form in enumerate(FORMS):
             asks = form.startswith("SELECT")
@@ -85,7 +108,7 @@ def main():
                 print("%s\nno rows" % form)
             for face in answers:
                 found, expected = answers[face][i], answers["query"][i]
-                if [x.replace('"', "") for x in found] != [x.replace('"', "") for x in expected]:
+                if found != expected:
                     failed += 1
                     print("%s\n%s: %s\nquery: %s" % (form, face, found, expected))
     finally:
