@@ -10,12 +10,13 @@ BUILD_PACKAGES := cmake ninja-build gcc g++ pkg-config libgomp1 libfaiss-dev lib
 BUILD_PACKAGES += $(if $(filter amd64 arm64,$(shell dpkg --print-architecture)),libdnnl-dev)
 TEST_PACKAGES := libcmocka-dev python3 python3-faiss sqlite3 curl netcat-openbsd tmux less util-linux
 DEMO_PACKAGES := lomiri-wallpapers-16.04 mate-backgrounds
-FUZZ_PACKAGES := clang libclang-rt-14-dev
+FUZZ_PACKAGES := clang libclang-rt-14-dev libomp-dev
 
 BUILD := build/release
 PREFIX ?= /usr/local
 L2CDB_WERROR ?= OFF
-# Seconds each fuzz target runs.
+# Which fuzz targets run, and for how many seconds each.
+FUZZ_TARGETS ?= $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*_fuzz.c))
 FUZZ_SECONDS ?= 60
 JOBS ?= $(shell nproc)
 
@@ -47,11 +48,10 @@ bench: test-packages
 	ctest --test-dir $(BUILD) --verbose -j 1 -L bench
 
 fuzz: test-packages fuzz-packages
-	cmake --preset fuzz
-	cmake --build --preset fuzz -j $(JOBS)
-	@for target in build/fuzz/*_fuzz; do \
-	  mkdir -p $$target.corpus && \
-	  $$target -max_total_time=$(FUZZ_SECONDS) -max_len=65536 $$target.corpus || exit 1; \
+	cmake --preset fuzz -DL2CDB_FUZZ_SECONDS=$(FUZZ_SECONDS)
+	cmake --build --preset fuzz -j $(JOBS) --target $(FUZZ_TARGETS)
+	@for target in $(FUZZ_TARGETS); do \
+	  ctest --test-dir build/fuzz --verbose -R "^$$target$$" || exit 1; \
 	done
 
 install: all
