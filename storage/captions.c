@@ -12,7 +12,7 @@ static l2cdb_status find_caption(l2c_store_conn *c, int64_t image_id, const char
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, image_id);
         l2c_bind_text(stmt, 2, text);
-        if (sqlite3_step(stmt) == SQLITE_ROW) {
+        if (l2c_store_conn_row(c, stmt, "looking for a caption", &rc, err)) {
             *id = sqlite3_column_int64(stmt, 0);
         }
         sqlite3_reset(stmt);
@@ -73,17 +73,19 @@ l2cdb_status l2c_captions_update(l2c_store *s, int64_t id, const char *text, con
     if (rc != L2CDB_OK) {
         return rc;
     }
-    bool found = false, changes = false;
+    bool changes = false;
     sqlite3_stmt *stmt;
     rc = l2c_store_conn_prepare(w.conn, &stmt, "SELECT text IS NOT ?2 FROM caption WHERE id = ?1",
                                 err);
     if (rc == L2CDB_OK) {
         sqlite3_bind_int64(stmt, 1, id);
         l2c_bind_text(stmt, 2, text);
-        found = sqlite3_step(stmt) == SQLITE_ROW;
-        changes = found && sqlite3_column_int(stmt, 0) != 0;
+        if (l2c_store_conn_row(w.conn, stmt, "reading a caption", &rc, err)) {
+            changes = sqlite3_column_int(stmt, 0) != 0;
+        } else if (rc == L2CDB_OK) {
+            rc = caption_missing(id, err);
+        }
         sqlite3_reset(stmt);
-        rc = found ? L2CDB_OK : caption_missing(id, err);
     }
     if (rc == L2CDB_OK && changes) {
         rc = l2c_vectors_forget(s, w.conn, L2C_KIND_CAPTION, id, err);
@@ -154,56 +156,39 @@ static l2cdb_status read_caption(sqlite3_stmt *stmt, l2c_caption_record *out, l2
 l2cdb_status l2c_captions_get(l2c_store *s, int64_t id, l2c_caption_record *out, l2c_arena *arena,
                               l2cdb_error *err) {
     *out = (l2c_caption_record){ .id = id };
-    l2c_store_conn *c;
-    l2cdb_status rc = l2c_reader_get(s, &c, err);
+    l2c_read r;
+    l2cdb_status rc = l2c_read_begin(
+        &r, s, "SELECT id, image_id, text, language, source FROM caption WHERE id = ?1", err);
     if (rc != L2CDB_OK) {
         return rc;
     }
-    sqlite3_stmt *stmt;
-    rc = l2c_store_conn_prepare(
-        c, &stmt, "SELECT id, image_id, text, language, source FROM caption WHERE id = ?1", err);
-    if (rc == L2CDB_OK) {
-        sqlite3_bind_int64(stmt, 1, id);
-        int step = sqlite3_step(stmt);
-        if (step == SQLITE_ROW) {
-            rc = read_caption(stmt, out, arena, err);
-        } else if (step == SQLITE_DONE) {
-            rc = caption_missing(id, err);
-        } else {
-            rc = l2c_sqlite_fail(err, c->db, step, "reading a caption");
-        }
-        sqlite3_reset(stmt);
+    sqlite3_bind_int64(r.stmt, 1, id);
+    if (l2c_read_row(&r, "reading a caption", &rc, err)) {
+        rc = read_caption(r.stmt, out, arena, err);
+    } else if (rc == L2CDB_OK) {
+        rc = caption_missing(id, err);
     }
-    l2c_reader_put(s, c);
+    l2c_read_end(&r);
     return rc;
 }
 
 l2cdb_status l2c_captions_pull(l2c_store *s, l2c_caption_record *out, size_t max, size_t *got,
                                int64_t after_id, l2c_arena *arena, l2cdb_error *err) {
     *got = 0;
-    l2c_store_conn *c;
-    l2cdb_status rc = l2c_reader_get(s, &c, err);
+    l2c_read r;
+    l2cdb_status rc = l2c_read_begin(&r, s,
+                                     "SELECT id, image_id, text, language, source FROM caption"
+                                     " WHERE id > ?1 ORDER BY id LIMIT ?2",
+                                     err);
     if (rc != L2CDB_OK) {
         return rc;
     }
-    sqlite3_stmt *stmt;
-    rc = l2c_store_conn_prepare(c, &stmt,
-                                "SELECT id, image_id, text, language, source FROM caption"
-                                " WHERE id > ?1 ORDER BY id LIMIT ?2",
-                                err);
-    if (rc == L2CDB_OK) {
-        sqlite3_bind_int64(stmt, 1, after_id);
-        sqlite3_bind_int64(stmt, 2, (int64_t)max);
-        int step = SQLITE_DONE;
-        while (rc == L2CDB_OK && (step = sqlite3_step(stmt)) == SQLITE_ROW) {
-            rc = read_caption(stmt, &out[*got], arena, err);
-            *got += rc == L2CDB_OK ? 1 : 0;
-        }
-        if (rc == L2CDB_OK && step != SQLITE_DONE) {
-            rc = l2c_sqlite_fail(err, c->db, step, "reading captions");
-        }
-        sqlite3_reset(stmt);
+    sqlite3_bind_int64(r.stmt, 1, after_id);
+    sqlite3_bind_int64(r.stmt, 2, (int64_t)max);
+    while (l2c_read_row(&r, "reading captions", &rc, err)) {
+        rc = read_caption(r.stmt, &out[*got], arena, err);
+        *got += rc == L2CDB_OK ? 1 : 0;
     }
-    l2c_reader_put(s, c);
+    l2c_read_end(&r);
     return rc;
 }

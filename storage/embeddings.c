@@ -6,7 +6,6 @@
  */
 #include "storage/store_conn.h"
 
-
 static l2cdb_status check_key(int64_t space, int64_t item, l2cdb_error *err) {
     if (space < 1 || space > L2C_GENERATION_MAX || item < 1 || item > L2C_ITEM_MAX) {
         return l2c_fail(err, L2CDB_E_INVALID, "space %lld or item %lld is out of range",
@@ -67,7 +66,7 @@ l2cdb_status l2c_vectors_forget(l2c_store *s, l2c_store_conn *c, l2c_kind kind, 
     if (rc == L2CDB_OK) {
         sqlite3_bind_int(generations, 1, (int)kind);
         sqlite3_bind_int64(generations, 2, item_id);
-        while (rc == L2CDB_OK && sqlite3_step(generations) == SQLITE_ROW) {
+        while (l2c_store_conn_row(c, generations, "looking for vectors", &rc, err)) {
             sqlite3_bind_int64(log, 1, sqlite3_column_int64(generations, 0));
             sqlite3_bind_int64(log, 2, l2c_write_change(s));
             rc = l2c_store_conn_run(c, log, "noting a removal", err);
@@ -132,29 +131,20 @@ l2cdb_status l2c_vectors_get(l2c_store *s, int64_t space, l2c_kind kind, int64_t
     if (rc != L2CDB_OK) {
         return rc;
     }
-    l2c_store_conn *c;
-    rc = l2c_reader_get(s, &c, err);
+    l2c_read r;
+    rc = l2c_read_begin(&r, s, "SELECT vector FROM embedding WHERE id = ?1", err);
     if (rc != L2CDB_OK) {
         return rc;
     }
-    int64_t key = l2c_vector_key(space, kind, item_id);
-    sqlite3_stmt *stmt;
-    rc = l2c_store_conn_prepare(c, &stmt, "SELECT vector FROM embedding WHERE id = ?1", err);
-    if (rc == L2CDB_OK) {
-        sqlite3_bind_int64(stmt, 1, key);
-        int step = sqlite3_step(stmt);
-        if (step == SQLITE_ROW) {
-            rc = l2c_column_vector(v, stmt, 0, width, "vector", l2c_key_item(key), err);
-        } else if (step == SQLITE_DONE) {
-            rc = l2c_fail(err, L2CDB_E_NOTFOUND, "%s %lld has no vector in space %lld",
-                          kind == L2C_KIND_IMAGE ? "photo" : "caption", (long long)item_id,
-                          (long long)space);
-        } else {
-            rc = l2c_sqlite_fail(err, c->db, step, "reading a vector");
-        }
-        sqlite3_reset(stmt);
+    sqlite3_bind_int64(r.stmt, 1, l2c_vector_key(space, kind, item_id));
+    if (l2c_read_row(&r, "reading a vector", &rc, err)) {
+        rc = l2c_column_vector(v, r.stmt, 0, width, "vector", item_id, err);
+    } else if (rc == L2CDB_OK) {
+        rc = l2c_fail(err, L2CDB_E_NOTFOUND, "%s %lld has no vector in space %lld",
+                      kind == L2C_KIND_IMAGE ? "photo" : "caption", (long long)item_id,
+                      (long long)space);
     }
-    l2c_reader_put(s, c);
+    l2c_read_end(&r);
     return rc;
 }
 
@@ -163,28 +153,20 @@ l2cdb_status l2c_vectors_get(l2c_store *s, int64_t space, l2c_kind kind, int64_t
 l2cdb_status l2c_vectors_count(l2c_store *s, int64_t space, l2c_kind kind, size_t *count,
                                l2cdb_error *err) {
     *count = 0;
-    l2c_store_conn *c;
-    l2cdb_status rc = l2c_reader_get(s, &c, err);
+    l2c_read r;
+    l2cdb_status rc = l2c_read_begin(&r, s,
+                                     "SELECT count(*) FROM embedding INDEXED BY embedding_by_change"
+                                     " WHERE change >= 0 AND +id BETWEEN ?1 AND ?2",
+                                     err);
     if (rc != L2CDB_OK) {
         return rc;
     }
-    sqlite3_stmt *stmt;
-    rc = l2c_store_conn_prepare(c, &stmt,
-                                "SELECT count(*) FROM embedding INDEXED BY embedding_by_change"
-                                " WHERE change >= 0 AND +id BETWEEN ?1 AND ?2",
-                                err);
-    if (rc == L2CDB_OK) {
-        sqlite3_bind_int64(stmt, 1, l2c_vector_key(space, kind, 0));
-        sqlite3_bind_int64(stmt, 2, l2c_vector_key(space, kind, L2C_ITEM_MAX));
-        int step = sqlite3_step(stmt);
-        if (step == SQLITE_ROW) {
-            *count = (size_t)sqlite3_column_int64(stmt, 0);
-        } else {
-            rc = l2c_sqlite_fail(err, c->db, step, "counting vectors");
-        }
-        sqlite3_reset(stmt);
+    sqlite3_bind_int64(r.stmt, 1, l2c_vector_key(space, kind, 0));
+    sqlite3_bind_int64(r.stmt, 2, l2c_vector_key(space, kind, L2C_ITEM_MAX));
+    if (l2c_read_row(&r, "counting vectors", &rc, err)) {
+        *count = (size_t)sqlite3_column_int64(r.stmt, 0);
     }
-    l2c_reader_put(s, c);
+    l2c_read_end(&r);
     return rc;
 }
 
@@ -192,67 +174,46 @@ l2cdb_status l2c_vectors_pull(l2c_store *s, int64_t space, l2c_kind kind, size_t
                               int64_t *ids, float *v, size_t max, size_t *got, int64_t after_id,
                               l2cdb_error *err) {
     *got = 0;
-    l2c_store_conn *c;
-    l2cdb_status rc = l2c_reader_get(s, &c, err);
+    l2c_read r;
+    l2cdb_status rc = l2c_read_begin(&r, s,
+                                     "SELECT id, vector FROM embedding WHERE id > ?1 AND id <= ?2"
+                                     " ORDER BY id LIMIT ?3",
+                                     err);
     if (rc != L2CDB_OK) {
         return rc;
     }
-    sqlite3_stmt *stmt;
-    rc = l2c_store_conn_prepare(c, &stmt,
-                                "SELECT id, vector FROM embedding WHERE id > ?1 AND id <= ?2"
-                                " ORDER BY id LIMIT ?3",
-                                err);
-    if (rc == L2CDB_OK) {
-        sqlite3_bind_int64(stmt, 1, l2c_vector_key(space, kind, after_id < 0 ? 0 : after_id));
-        sqlite3_bind_int64(stmt, 2, l2c_vector_key(space, kind, L2C_ITEM_MAX));
-        sqlite3_bind_int64(stmt, 3, (int64_t)max);
-        int step = SQLITE_DONE;
-        while (rc == L2CDB_OK && (step = sqlite3_step(stmt)) == SQLITE_ROW) {
-            int64_t key = sqlite3_column_int64(stmt, 0);
-            ids[*got] = l2c_key_item(key);
-            rc = l2c_column_vector(v + *got * width, stmt, 1, width, "vector", l2c_key_item(key),
-                                   err);
-            *got += rc == L2CDB_OK ? 1 : 0;
-        }
-        if (rc == L2CDB_OK && step != SQLITE_DONE) {
-            rc = l2c_sqlite_fail(err, c->db, step, "reading vectors");
-        }
-        sqlite3_reset(stmt);
+    sqlite3_bind_int64(r.stmt, 1, l2c_vector_key(space, kind, after_id < 0 ? 0 : after_id));
+    sqlite3_bind_int64(r.stmt, 2, l2c_vector_key(space, kind, L2C_ITEM_MAX));
+    sqlite3_bind_int64(r.stmt, 3, (int64_t)max);
+    while (l2c_read_row(&r, "reading vectors", &rc, err)) {
+        ids[*got] = l2c_key_item(sqlite3_column_int64(r.stmt, 0));
+        rc = l2c_column_vector(v + *got * width, r.stmt, 1, width, "vector", ids[*got], err);
+        *got += rc == L2CDB_OK ? 1 : 0;
     }
-    l2c_reader_put(s, c);
+    l2c_read_end(&r);
     return rc;
 }
 
 /* ---- Replay ---------------------------------------------------------------------------------- */
 
 static l2cdb_status log_reaches(l2c_store_conn *c, int64_t since, l2cdb_error *err) {
-    sqlite3_stmt *stmt;
-    l2cdb_status rc = l2c_store_conn_prepare(c, &stmt, "SELECT value, trimmed FROM change", err);
-    if (rc != L2CDB_OK) {
-        return rc;
+    int64_t last, trimmed;
+    l2cdb_status rc = l2c_store_conn_change(c, &last, &trimmed, err);
+    if (rc == L2CDB_OK && (since < trimmed || since > last)) {
+        rc = l2c_fail(err, L2CDB_E_NOTFOUND,
+                      "the log holds changes %lld to %lld, asked for those after %lld",
+                      (long long)trimmed + 1, (long long)last, (long long)since);
     }
-    if (sqlite3_step(stmt) == SQLITE_ROW) {
-        int64_t last = sqlite3_column_int64(stmt, 0), trimmed = sqlite3_column_int64(stmt, 1);
-        if (since < trimmed || since > last) {
-            rc = l2c_fail(err, L2CDB_E_NOTFOUND,
-                          "the log holds changes %lld to %lld, asked for those after %lld",
-                          (long long)trimmed + 1, (long long)last, (long long)since);
-        }
-    } else {
-        rc = l2c_sqlite_fail(err, c->db, sqlite3_errcode(c->db), "reading the change number");
-    }
-    sqlite3_reset(stmt);
     return rc;
 }
 
-static l2cdb_status read_changes(l2c_store_conn *c, sqlite3_stmt *stmt, size_t width, int64_t *ids,
-                                 float *v, bool *added, size_t max, size_t *got, int64_t *change,
-                                 l2cdb_error *err) {
+static l2cdb_status read_changes(l2c_read *r, size_t width, int64_t *ids, float *v, bool *added,
+                                 size_t max, size_t *got, int64_t *change, l2cdb_error *err) {
     size_t whole = 0; // rows of complete change numbers
     int64_t last_whole = *change, current = *change;
-    int step;
-    while ((step = sqlite3_step(stmt)) == SQLITE_ROW) {
-        int64_t number = sqlite3_column_int64(stmt, 0), key = sqlite3_column_int64(stmt, 1);
+    l2cdb_status rc = L2CDB_OK;
+    while (l2c_read_row(r, "reading changes", &rc, err)) {
+        int64_t number = sqlite3_column_int64(r->stmt, 0), key = sqlite3_column_int64(r->stmt, 1);
         if (number != current) {
             whole = *got;
             last_whole = current;
@@ -266,21 +227,16 @@ static l2cdb_status read_changes(l2c_store_conn *c, sqlite3_stmt *stmt, size_t w
                                         (long long)number, max);
         }
         ids[*got] = l2c_key_item(key);
-        added[*got] = sqlite3_column_type(stmt, 2) != SQLITE_NULL;
+        added[*got] = sqlite3_column_type(r->stmt, 2) != SQLITE_NULL;
         if (added[*got]) {
-            l2cdb_status rc = l2c_column_vector(v + *got * width, stmt, 2, width, "vector",
-                                                l2c_key_item(key), err);
-            if (rc != L2CDB_OK) {
-                return rc;
-            }
+            rc = l2c_column_vector(v + *got * width, r->stmt, 2, width, "vector", ids[*got], err);
         }
-        ++*got;
+        *got += rc == L2CDB_OK ? 1 : 0;
     }
-    if (step != SQLITE_DONE) {
-        return l2c_sqlite_fail(err, c->db, step, "reading changes");
+    if (rc == L2CDB_OK) {
+        *change = current;
     }
-    *change = current;
-    return L2CDB_OK;
+    return rc;
 }
 
 l2cdb_status l2c_vectors_replay(l2c_store *s, int64_t space, l2c_kind kind, size_t width,
@@ -288,31 +244,26 @@ l2cdb_status l2c_vectors_replay(l2c_store *s, int64_t space, l2c_kind kind, size
                                 int64_t since, int64_t *change, l2cdb_error *err) {
     *got = 0;
     *change = since;
-    l2c_store_conn *c;
-    l2cdb_status rc = l2c_reader_get(s, &c, err);
+    l2c_read r;
+    l2cdb_status rc = l2c_read_begin(
+        &r, s,
+        "SELECT change, id, vector FROM embedding INDEXED BY embedding_by_change"
+        " WHERE change > ?1 AND +id BETWEEN ?2 AND ?3"
+        " UNION ALL SELECT change, id, NULL FROM removal INDEXED BY removal_by_change"
+        " WHERE change > ?1 AND +id BETWEEN ?2 AND ?3 ORDER BY 1, 2 LIMIT ?4",
+        err);
     if (rc != L2CDB_OK) {
         return rc;
     }
-    rc = log_reaches(c, since, err);
-    sqlite3_stmt *stmt;
+    rc = log_reaches(r.conn, since, err);
     if (rc == L2CDB_OK) {
-        rc = l2c_store_conn_prepare(
-            c, &stmt,
-            "SELECT change, id, vector FROM embedding INDEXED BY embedding_by_change"
-            " WHERE change > ?1 AND +id BETWEEN ?2 AND ?3"
-            " UNION ALL SELECT change, id, NULL FROM removal INDEXED BY removal_by_change"
-            " WHERE change > ?1 AND +id BETWEEN ?2 AND ?3 ORDER BY 1, 2 LIMIT ?4",
-            err);
+        sqlite3_bind_int64(r.stmt, 1, since);
+        sqlite3_bind_int64(r.stmt, 2, l2c_vector_key(space, kind, 0));
+        sqlite3_bind_int64(r.stmt, 3, l2c_vector_key(space, kind, L2C_ITEM_MAX));
+        sqlite3_bind_int64(r.stmt, 4, (int64_t)max + 1); // one more: does it end in a change?
+        rc = read_changes(&r, width, ids, v, added, max, got, change, err);
     }
-    if (rc == L2CDB_OK) {
-        sqlite3_bind_int64(stmt, 1, since);
-        sqlite3_bind_int64(stmt, 2, l2c_vector_key(space, kind, 0));
-        sqlite3_bind_int64(stmt, 3, l2c_vector_key(space, kind, L2C_ITEM_MAX));
-        sqlite3_bind_int64(stmt, 4, (int64_t)max + 1); // one more tells whether it ends in a change
-        rc = read_changes(c, stmt, width, ids, v, added, max, got, change, err);
-        sqlite3_reset(stmt);
-    }
-    l2c_reader_put(s, c);
+    l2c_read_end(&r);
     return rc;
 }
 

@@ -64,30 +64,21 @@ static l2cdb_status read_generation(sqlite3_stmt *stmt, l2c_generation *g, l2cdb
 static l2cdb_status read_many(l2c_store *s, const char *sql, int64_t id, l2c_generation *out,
                               size_t max, size_t *count, l2cdb_error *err) {
     *count = 0;
-    l2c_store_conn *c;
-    l2cdb_status rc = l2c_reader_get(s, &c, err);
+    l2c_read r;
+    l2cdb_status rc = l2c_read_begin(&r, s, sql, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
-    sqlite3_stmt *stmt;
-    rc = l2c_store_conn_prepare(c, &stmt, sql, err);
-    if (rc == L2CDB_OK) {
-        if (id != 0) {
-            sqlite3_bind_int64(stmt, 1, id);
-        }
-        int step = SQLITE_DONE;
-        while (rc == L2CDB_OK && (step = sqlite3_step(stmt)) == SQLITE_ROW) {
-            if (*count < max) {
-                rc = read_generation(stmt, &out[*count], err);
-            }
-            ++*count;
-        }
-        if (rc == L2CDB_OK && step != SQLITE_DONE) {
-            rc = l2c_sqlite_fail(err, c->db, step, "reading generations");
-        }
-        sqlite3_reset(stmt);
+    if (id != 0) {
+        sqlite3_bind_int64(r.stmt, 1, id);
     }
-    l2c_reader_put(s, c);
+    while (l2c_read_row(&r, "reading generations", &rc, err)) {
+        if (*count < max) {
+            rc = read_generation(r.stmt, &out[*count], err);
+        }
+        ++*count;
+    }
+    l2c_read_end(&r);
     return rc;
 }
 
@@ -337,27 +328,18 @@ static l2cdb_status visit_head(sqlite3_stmt *stmt, l2c_heads_row_fn fn, void *ct
 
 l2cdb_status l2c_heads_each(l2c_store *s, int64_t generation, l2c_heads_row_fn fn, void *ctx,
                             l2cdb_error *err) {
-    l2c_store_conn *c;
-    l2cdb_status rc = l2c_reader_get(s, &c, err);
+    l2c_read r;
+    l2cdb_status rc = l2c_read_begin(&r, s,
+                                     "SELECT name, rows, columns, data FROM head"
+                                     " WHERE generation = ?1 ORDER BY name",
+                                     err);
     if (rc != L2CDB_OK) {
         return rc;
     }
-    sqlite3_stmt *stmt;
-    rc = l2c_store_conn_prepare(c, &stmt,
-                                "SELECT name, rows, columns, data FROM head WHERE generation = ?1"
-                                " ORDER BY name",
-                                err);
-    if (rc == L2CDB_OK) {
-        sqlite3_bind_int64(stmt, 1, generation);
-        int step = SQLITE_DONE;
-        while (rc == L2CDB_OK && (step = sqlite3_step(stmt)) == SQLITE_ROW) {
-            rc = visit_head(stmt, fn, ctx, err);
-        }
-        if (rc == L2CDB_OK && step != SQLITE_DONE) {
-            rc = l2c_sqlite_fail(err, c->db, step, "reading heads");
-        }
-        sqlite3_reset(stmt);
+    sqlite3_bind_int64(r.stmt, 1, generation);
+    while (l2c_read_row(&r, "reading heads", &rc, err)) {
+        rc = visit_head(r.stmt, fn, ctx, err);
     }
-    l2c_reader_put(s, c);
+    l2c_read_end(&r);
     return rc;
 }

@@ -23,61 +23,45 @@ static void bind_hash(sqlite3_stmt *stmt, int i, const l2c_hash *h) {
 l2cdb_status l2c_images_find_path(l2c_store *s, const char *path, l2c_path_state *out,
                                   l2cdb_error *err) {
     *out = (l2c_path_state){ 0 };
-    l2c_store_conn *c;
-    l2cdb_status rc = l2c_reader_get(s, &c, err);
+    l2c_read r;
+    l2cdb_status rc =
+        l2c_read_begin(&r, s,
+                       "SELECT p.image_id, p.size_bytes, p.mtime_ns, i.status = 'error',"
+                       " (SELECT count(*) FROM image_path q WHERE q.image_id = p.image_id)"
+                       " FROM image_path p JOIN image i ON i.id = p.image_id WHERE p.path = ?1",
+                       err);
     if (rc != L2CDB_OK) {
         return rc;
     }
-    sqlite3_stmt *stmt;
-    rc = l2c_store_conn_prepare(
-        c, &stmt,
-        "SELECT p.image_id, p.size_bytes, p.mtime_ns, i.status = 'error',"
-        " (SELECT count(*) FROM image_path q WHERE q.image_id = p.image_id)"
-        " FROM image_path p JOIN image i ON i.id = p.image_id WHERE p.path = ?1",
-        err);
-    if (rc == L2CDB_OK) {
-        l2c_bind_text(stmt, 1, path);
-        int step = sqlite3_step(stmt);
-        if (step == SQLITE_ROW) {
-            out->image_id = sqlite3_column_int64(stmt, 0);
-            out->size_bytes = sqlite3_column_int64(stmt, 1);
-            out->mtime_ns = sqlite3_column_int64(stmt, 2);
-            out->failed = sqlite3_column_int(stmt, 3) != 0;
-            out->paths = (size_t)sqlite3_column_int64(stmt, 4);
-        } else if (step != SQLITE_DONE) {
-            rc = l2c_sqlite_fail(err, c->db, step, "looking a path up");
-        }
-        sqlite3_reset(stmt);
+    l2c_bind_text(r.stmt, 1, path);
+    if (l2c_read_row(&r, "looking a path up", &rc, err)) {
+        out->image_id = sqlite3_column_int64(r.stmt, 0);
+        out->size_bytes = sqlite3_column_int64(r.stmt, 1);
+        out->mtime_ns = sqlite3_column_int64(r.stmt, 2);
+        out->failed = sqlite3_column_int(r.stmt, 3) != 0;
+        out->paths = (size_t)sqlite3_column_int64(r.stmt, 4);
     }
-    l2c_reader_put(s, c);
+    l2c_read_end(&r);
     return rc;
 }
 
 l2cdb_status l2c_images_find_hash(l2c_store *s, const l2c_hash *hash, int64_t *id, bool *failed,
                                   l2cdb_error *err) {
     *id = 0;
-    l2c_store_conn *c;
-    l2cdb_status rc = l2c_reader_get(s, &c, err);
+    l2c_read r;
+    l2cdb_status rc =
+        l2c_read_begin(&r, s, "SELECT id, status = 'error' FROM image WHERE hash = ?1", err);
     if (rc != L2CDB_OK) {
         return rc;
     }
-    sqlite3_stmt *stmt;
-    rc = l2c_store_conn_prepare(c, &stmt, "SELECT id, status = 'error' FROM image WHERE hash = ?1",
-                                err);
-    if (rc == L2CDB_OK) {
-        bind_hash(stmt, 1, hash);
-        int step = sqlite3_step(stmt);
-        if (step == SQLITE_ROW) {
-            *id = sqlite3_column_int64(stmt, 0);
-            if (failed != NULL) {
-                *failed = sqlite3_column_int(stmt, 1) != 0;
-            }
-        } else if (step != SQLITE_DONE) {
-            rc = l2c_sqlite_fail(err, c->db, step, "looking a content up");
+    bind_hash(r.stmt, 1, hash);
+    if (l2c_read_row(&r, "looking a content up", &rc, err)) {
+        *id = sqlite3_column_int64(r.stmt, 0);
+        if (failed != NULL) {
+            *failed = sqlite3_column_int(r.stmt, 1) != 0;
         }
-        sqlite3_reset(stmt);
     }
-    l2c_reader_put(s, c);
+    l2c_read_end(&r);
     return rc;
 }
 
@@ -95,6 +79,10 @@ static l2cdb_status run_on(l2c_store_conn *c, const char *sql, int64_t id, const
     return rc;
 }
 
+static l2cdb_status photo_missing(int64_t id, l2cdb_error *err) {
+    return l2c_fail(err, L2CDB_E_NOTFOUND, "photo %lld is not in the database", (long long)id);
+}
+
 static l2cdb_status forget_captions(l2c_store *s, l2c_store_conn *c, int64_t image_id,
                                     l2cdb_error *err) {
     sqlite3_stmt *stmt;
@@ -104,8 +92,7 @@ static l2cdb_status forget_captions(l2c_store *s, l2c_store_conn *c, int64_t ima
         return rc;
     }
     sqlite3_bind_int64(stmt, 1, image_id);
-    int step;
-    while (rc == L2CDB_OK && (step = sqlite3_step(stmt)) == SQLITE_ROW) {
+    while (l2c_store_conn_row(c, stmt, "looking for captions", &rc, err)) {
         rc = l2c_vectors_forget(s, c, L2C_KIND_CAPTION, sqlite3_column_int64(stmt, 0), err);
     }
     sqlite3_reset(stmt);
@@ -147,12 +134,13 @@ static l2cdb_status settle_paths(l2c_store *s, l2c_store_conn *c, int64_t id, bo
         return rc;
     }
     sqlite3_bind_int64(stmt, 1, id);
-    bool gone = sqlite3_step(stmt) == SQLITE_ROW && sqlite3_column_int(stmt, 0) != 0;
+    bool gone =
+        l2c_store_conn_row(c, stmt, "moving a path", &rc, err) && sqlite3_column_int(stmt, 0) != 0;
     sqlite3_reset(stmt);
     if (deleted != NULL) {
         *deleted = gone;
     }
-    return gone ? delete_record(s, c, id, err) : L2CDB_OK;
+    return gone ? delete_record(s, c, id, err) : rc;
 }
 
 static l2cdb_status owner_of_path(l2c_store_conn *c, const char *path, int64_t *id,
@@ -163,7 +151,7 @@ static l2cdb_status owner_of_path(l2c_store_conn *c, const char *path, int64_t *
         l2c_store_conn_prepare(c, &stmt, "SELECT image_id FROM image_path WHERE path = ?1", err);
     if (rc == L2CDB_OK) {
         l2c_bind_text(stmt, 1, path);
-        if (sqlite3_step(stmt) == SQLITE_ROW) {
+        if (l2c_store_conn_row(c, stmt, "looking a path up", &rc, err)) {
             *id = sqlite3_column_int64(stmt, 0);
         }
         sqlite3_reset(stmt);
@@ -223,10 +211,10 @@ static l2cdb_status content_changes(l2c_store_conn *c, const l2c_image_record *r
     }
     sqlite3_bind_int64(stmt, 1, r->id);
     bind_hash(stmt, 2, &r->hash);
-    if (sqlite3_step(stmt) == SQLITE_ROW) {
+    if (l2c_store_conn_row(c, stmt, "reading a photo's record", &rc, err)) {
         *out = sqlite3_column_int(stmt, 0) != 0 || strcmp(r->status, "ok") != 0;
-    } else {
-        rc = l2c_fail(err, L2CDB_E_NOTFOUND, "photo %lld is not in the database", (long long)r->id);
+    } else if (rc == L2CDB_OK) {
+        rc = photo_missing(r->id, err);
     }
     sqlite3_reset(stmt);
     return rc;
@@ -372,9 +360,8 @@ static l2cdb_status require_images(l2c_store_conn *c, const int64_t *ids, size_t
     l2cdb_status rc = l2c_store_conn_prepare(c, &stmt, "SELECT 1 FROM image WHERE id = ?1", err);
     for (size_t i = 0; i < n && rc == L2CDB_OK; i++) {
         sqlite3_bind_int64(stmt, 1, ids[i]);
-        if (sqlite3_step(stmt) != SQLITE_ROW) {
-            rc = l2c_fail(err, L2CDB_E_NOTFOUND, "photo %lld is not in the database",
-                          (long long)ids[i]);
+        if (!l2c_store_conn_row(c, stmt, "looking for a photo", &rc, err) && rc == L2CDB_OK) {
+            rc = photo_missing(ids[i], err);
         }
         sqlite3_reset(stmt);
     }
@@ -447,59 +434,42 @@ static l2cdb_status read_record(sqlite3_stmt *stmt, l2c_image_record *out, l2c_a
 l2cdb_status l2c_images_get(l2c_store *s, int64_t id, l2c_image_record *out, l2c_arena *arena,
                             l2cdb_error *err) {
     *out = (l2c_image_record){ .id = id };
-    l2c_store_conn *c;
-    l2cdb_status rc = l2c_reader_get(s, &c, err);
+    l2c_read r;
+    l2cdb_status rc = l2c_read_begin(
+        &r, s,
+        "SELECT " IMAGE_COLUMNS ","
+        " (SELECT mtime_ns FROM image_path p WHERE p.path = image.path) FROM image WHERE id = ?1",
+        err);
     if (rc != L2CDB_OK) {
         return rc;
     }
-    sqlite3_stmt *stmt;
-    rc = l2c_store_conn_prepare(c, &stmt,
-                                "SELECT " IMAGE_COLUMNS ","
-                                " (SELECT mtime_ns FROM image_path p WHERE p.path = image.path)"
-                                " FROM image WHERE id = ?1",
-                                err);
-    if (rc == L2CDB_OK) {
-        sqlite3_bind_int64(stmt, 1, id);
-        int step = sqlite3_step(stmt);
-        if (step == SQLITE_ROW) {
-            rc = read_record(stmt, out, arena, err);
-        } else if (step == SQLITE_DONE) {
-            rc =
-                l2c_fail(err, L2CDB_E_NOTFOUND, "photo %lld is not in the database", (long long)id);
-        } else {
-            rc = l2c_sqlite_fail(err, c->db, step, "reading a photo's record");
-        }
-        sqlite3_reset(stmt);
+    sqlite3_bind_int64(r.stmt, 1, id);
+    if (l2c_read_row(&r, "reading a photo's record", &rc, err)) {
+        rc = read_record(r.stmt, out, arena, err);
+    } else if (rc == L2CDB_OK) {
+        rc = photo_missing(id, err);
     }
-    l2c_reader_put(s, c);
+    l2c_read_end(&r);
     return rc;
 }
 
 static l2cdb_status get_blob(l2c_store *s, const char *sql, const char *what, int64_t id,
                              l2c_buf *out, l2cdb_error *err) {
-    l2c_store_conn *c;
-    l2cdb_status rc = l2c_reader_get(s, &c, err);
+    l2c_read r;
+    l2cdb_status rc = l2c_read_begin(&r, s, sql, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
-    sqlite3_stmt *stmt;
-    rc = l2c_store_conn_prepare(c, &stmt, sql, err);
-    if (rc == L2CDB_OK) {
-        sqlite3_bind_int64(stmt, 1, id);
-        int step = sqlite3_step(stmt);
-        if (step == SQLITE_ROW) {
-            l2c_buf_append(out, sqlite3_column_blob(stmt, 0),
-                           (size_t)sqlite3_column_bytes(stmt, 0));
-            rc = out->failed ? l2c_fail_nomem(err, 0) : L2CDB_OK;
-        } else if (step == SQLITE_DONE) {
-            rc = l2c_fail(err, L2CDB_E_NOTFOUND, "photo %lld has no %s in the database",
-                          (long long)id, what);
-        } else {
-            rc = l2c_sqlite_fail(err, c->db, step, "reading a photo's bytes");
-        }
-        sqlite3_reset(stmt);
+    sqlite3_bind_int64(r.stmt, 1, id);
+    if (l2c_read_row(&r, "reading a photo's bytes", &rc, err)) {
+        const void *data = sqlite3_column_blob(r.stmt, 0);
+        l2c_buf_append(out, data, (size_t)sqlite3_column_bytes(r.stmt, 0));
+        rc = out->failed ? l2c_fail_nomem(err, 0) : L2CDB_OK;
+    } else if (rc == L2CDB_OK) {
+        rc = l2c_fail(err, L2CDB_E_NOTFOUND, "photo %lld has no %s in the database", (long long)id,
+                      what);
     }
-    l2c_reader_put(s, c);
+    l2c_read_end(&r);
     return rc;
 }
 
@@ -531,27 +501,18 @@ l2cdb_status l2c_thumbnails_put(l2c_store *s, int64_t image_id, const void *jpeg
 }
 
 l2cdb_status l2c_images_each_path(l2c_store *s, l2c_path_fn fn, void *ctx, l2cdb_error *err) {
-    l2c_store_conn *c;
-    l2cdb_status rc = l2c_reader_get(s, &c, err);
+    l2c_read r;
+    l2cdb_status rc =
+        l2c_read_begin(&r, s, "SELECT image_id, path FROM image_path ORDER BY path", err);
     if (rc != L2CDB_OK) {
         return rc;
     }
-    sqlite3_stmt *stmt;
-    rc = l2c_store_conn_prepare(c, &stmt, "SELECT image_id, path FROM image_path ORDER BY path",
-                                err);
-    if (rc == L2CDB_OK) {
-        int step;
-        while ((step = sqlite3_step(stmt)) == SQLITE_ROW) {
-            const char *path = (const char *)sqlite3_column_text(stmt, 1);
-            if (path != NULL && !fn(ctx, sqlite3_column_int64(stmt, 0), path)) {
-                break;
-            }
+    while (l2c_read_row(&r, "listing paths", &rc, err)) {
+        const char *path = (const char *)sqlite3_column_text(r.stmt, 1);
+        if (path != NULL && !fn(ctx, sqlite3_column_int64(r.stmt, 0), path)) {
+            break;
         }
-        if (step != SQLITE_ROW && step != SQLITE_DONE) {
-            rc = l2c_sqlite_fail(err, c->db, step, "listing paths");
-        }
-        sqlite3_reset(stmt);
     }
-    l2c_reader_put(s, c);
+    l2c_read_end(&r);
     return rc;
 }

@@ -90,43 +90,26 @@ void l2c_store_describe(l2c_buf *out) {
 /* ---- Small values ---------------------------------------------------------------------------- */
 
 l2cdb_status l2c_store_change(l2c_store *s, int64_t *change, l2cdb_error *err) {
-    sqlite3_stmt *stmt;
+    int64_t trimmed;
     pthread_mutex_lock(&s->read_lock);
-    l2cdb_status rc = l2c_store_conn_prepare(s->probe, &stmt, "SELECT value FROM change", err);
-    if (rc == L2CDB_OK) {
-        int step = sqlite3_step(stmt);
-        if (step == SQLITE_ROW) {
-            *change = sqlite3_column_int64(stmt, 0);
-        } else {
-            rc = l2c_sqlite_fail(err, s->probe->db, step, "reading the change number");
-        }
-        sqlite3_reset(stmt);
-    }
+    l2cdb_status rc = l2c_store_conn_change(s->probe, change, &trimmed, err);
     pthread_mutex_unlock(&s->read_lock);
     return rc;
 }
 
 l2cdb_status l2c_store_get(l2c_store *s, const char *key, char **out, l2cdb_error *err) {
     *out = NULL;
-    l2c_store_conn *c;
-    l2cdb_status rc = l2c_reader_get(s, &c, err);
+    l2c_read r;
+    l2cdb_status rc = l2c_read_begin(&r, s, "SELECT value FROM setting WHERE key = ?1", err);
     if (rc != L2CDB_OK) {
         return rc;
     }
-    sqlite3_stmt *stmt;
-    rc = l2c_store_conn_prepare(c, &stmt, "SELECT value FROM setting WHERE key = ?1", err);
-    if (rc == L2CDB_OK) {
-        l2c_bind_text(stmt, 1, key);
-        int step = sqlite3_step(stmt);
-        if (step == SQLITE_ROW) {
-            *out = l2c_strdup((const char *)sqlite3_column_text(stmt, 0));
-            rc = *out != NULL ? L2CDB_OK : l2c_fail_nomem(err, 0);
-        } else if (step != SQLITE_DONE) {
-            rc = l2c_sqlite_fail(err, c->db, step, "reading a setting");
-        }
-        sqlite3_reset(stmt);
+    l2c_bind_text(r.stmt, 1, key);
+    if (l2c_read_row(&r, "reading a setting", &rc, err)) {
+        *out = l2c_strdup((const char *)sqlite3_column_text(r.stmt, 0));
+        rc = *out != NULL ? L2CDB_OK : l2c_fail_nomem(err, 0);
     }
-    l2c_reader_put(s, c);
+    l2c_read_end(&r);
     return rc;
 }
 
@@ -158,31 +141,24 @@ static uint64_t file_bytes(const char *path, const char *suffix) {
 
 l2cdb_status l2c_store_count(l2c_store *s, l2c_store_counts *out, l2cdb_error *err) {
     *out = (l2c_store_counts){ 0 };
-    l2c_store_conn *c;
-    l2cdb_status rc = l2c_reader_get(s, &c, err);
+    l2c_read r;
+    l2cdb_status rc =
+        l2c_read_begin(&r, s,
+                       "SELECT (SELECT count(*) FROM image),"
+                       " (SELECT count(*) FROM image WHERE status = 'error'),"
+                       " (SELECT count(*) FROM caption), (SELECT count(*) FROM thumbnail)",
+                       err);
     if (rc != L2CDB_OK) {
         return rc;
     }
-    sqlite3_stmt *stmt;
-    rc = l2c_store_conn_prepare(c, &stmt,
-                                "SELECT (SELECT count(*) FROM image),"
-                                " (SELECT count(*) FROM image WHERE status = 'error'),"
-                                " (SELECT count(*) FROM caption), (SELECT count(*) FROM thumbnail)",
-                                err);
-    if (rc == L2CDB_OK) {
-        int step = sqlite3_step(stmt);
-        if (step == SQLITE_ROW) {
-            out->images = (uint64_t)sqlite3_column_int64(stmt, 0);
-            out->images_failed = (uint64_t)sqlite3_column_int64(stmt, 1);
-            out->captions = (uint64_t)sqlite3_column_int64(stmt, 2);
-            out->thumbnails = (uint64_t)sqlite3_column_int64(stmt, 3);
-        } else {
-            rc = l2c_sqlite_fail(err, c->db, step, "counting records");
-        }
-        sqlite3_reset(stmt);
+    if (l2c_read_row(&r, "counting records", &rc, err)) {
+        out->images = (uint64_t)sqlite3_column_int64(r.stmt, 0);
+        out->images_failed = (uint64_t)sqlite3_column_int64(r.stmt, 1);
+        out->captions = (uint64_t)sqlite3_column_int64(r.stmt, 2);
+        out->thumbnails = (uint64_t)sqlite3_column_int64(r.stmt, 3);
     }
     out->database_bytes = file_bytes(s->path, "") + file_bytes(s->path, "-wal");
-    l2c_reader_put(s, c);
+    l2c_read_end(&r);
     return rc;
 }
 
@@ -314,8 +290,7 @@ static l2cdb_status report_rows(l2c_store_conn *c, const char *sql, const char *
     if (rc != L2CDB_OK) {
         return rc;
     }
-    int step;
-    while ((step = sqlite3_step(stmt)) == SQLITE_ROW) {
+    while (l2c_store_conn_row(c, stmt, "checking", &rc, err)) {
         const char *text = (const char *)sqlite3_column_text(stmt, 0);
         if (text != NULL && strcmp(text, "ok") != 0) {
             char line[512];
@@ -324,7 +299,7 @@ static l2cdb_status report_rows(l2c_store_conn *c, const char *sql, const char *
         }
     }
     sqlite3_reset(stmt);
-    return step == SQLITE_DONE ? L2CDB_OK : l2c_sqlite_fail(err, c->db, step, "checking");
+    return rc;
 }
 
 l2cdb_status l2c_store_check(l2c_store *s, finding_fn finding, void *ctx, l2cdb_error *err) {
@@ -385,26 +360,18 @@ static l2cdb_status remove_orphans(l2c_store *s, l2c_store_conn *c, l2cdb_error 
 }
 
 static l2cdb_status count_orphans(l2c_store *s, uint64_t *orphans, l2cdb_error *err) {
-    l2c_store_conn *c;
-    l2cdb_status rc = l2c_reader_get(s, &c, err);
+    l2c_read r;
+    l2cdb_status rc = l2c_read_begin(&r, s,
+                                     "SELECT (SELECT count(*) FROM (" ORPHAN_VECTORS "))"
+                                     " + (SELECT count(*) FROM (" ORPHAN_FEATURES "))",
+                                     err);
     if (rc != L2CDB_OK) {
         return rc;
     }
-    sqlite3_stmt *stmt;
-    rc = l2c_store_conn_prepare(c, &stmt,
-                                "SELECT (SELECT count(*) FROM (" ORPHAN_VECTORS "))"
-                                " + (SELECT count(*) FROM (" ORPHAN_FEATURES "))",
-                                err);
-    if (rc == L2CDB_OK) {
-        int step = sqlite3_step(stmt);
-        if (step == SQLITE_ROW) {
-            *orphans = (uint64_t)sqlite3_column_int64(stmt, 0);
-        } else {
-            rc = l2c_sqlite_fail(err, c->db, step, "looking for what belongs to no record");
-        }
-        sqlite3_reset(stmt);
+    if (l2c_read_row(&r, "looking for what belongs to no record", &rc, err)) {
+        *orphans = (uint64_t)sqlite3_column_int64(r.stmt, 0);
     }
-    l2c_reader_put(s, c);
+    l2c_read_end(&r);
     return rc;
 }
 

@@ -111,6 +111,35 @@ l2cdb_status l2c_store_conn_prepare(l2c_store_conn *c, sqlite3_stmt **out, const
     return L2CDB_OK;
 }
 
+bool l2c_store_conn_row(l2c_store_conn *c, sqlite3_stmt *stmt, const char *what, l2cdb_status *rc,
+                        l2cdb_error *err) {
+    if (*rc != L2CDB_OK) {
+        return false;
+    }
+    int step = sqlite3_step(stmt);
+    if (step != SQLITE_ROW && step != SQLITE_DONE) {
+        *rc = l2c_sqlite_fail(err, c->db, step, what);
+    }
+    return step == SQLITE_ROW;
+}
+
+l2cdb_status l2c_store_conn_change(l2c_store_conn *c, int64_t *last, int64_t *trimmed,
+                                   l2cdb_error *err) {
+    sqlite3_stmt *stmt;
+    l2cdb_status rc = l2c_store_conn_prepare(c, &stmt, "SELECT value, trimmed FROM change", err);
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    if (l2c_store_conn_row(c, stmt, "reading the change number", &rc, err)) {
+        *last = sqlite3_column_int64(stmt, 0);
+        *trimmed = sqlite3_column_int64(stmt, 1);
+    } else if (rc == L2CDB_OK) {
+        rc = l2c_sqlite_fail(err, c->db, SQLITE_CORRUPT, "reading the change number");
+    }
+    sqlite3_reset(stmt);
+    return rc;
+}
+
 l2cdb_status l2c_store_conn_run(l2c_store_conn *c, sqlite3_stmt *stmt, const char *what,
                                 l2cdb_error *err) {
     int rc = sqlite3_step(stmt);
@@ -263,6 +292,23 @@ void l2c_reader_put(l2c_store *s, l2c_store_conn *c) {
     pthread_mutex_unlock(&s->read_lock);
 }
 
+l2cdb_status l2c_read_begin(l2c_read *r, l2c_store *s, const char *sql, l2cdb_error *err) {
+    *r = (l2c_read){ .store = s };
+    l2cdb_status rc = l2c_reader_get(s, &r->conn, err);
+    if (rc == L2CDB_OK) {
+        rc = l2c_store_conn_prepare(r->conn, &r->stmt, sql, err);
+    }
+    if (rc != L2CDB_OK) {
+        l2c_reader_put(s, r->conn);
+    }
+    return rc;
+}
+
+void l2c_read_end(l2c_read *r) {
+    sqlite3_reset(r->stmt);
+    l2c_reader_put(r->store, r->conn);
+}
+
 /* ---- Transactions ---------------------------------------------------------------------------- */
 
 l2cdb_status l2c_store_begin(l2c_store *s, l2cdb_error *err) {
@@ -275,19 +321,9 @@ l2cdb_status l2c_store_begin(l2c_store *s, l2cdb_error *err) {
     }
     pthread_mutex_lock(&s->write_lock);
     l2cdb_status rc = l2c_store_conn_exec(s->writer, "BEGIN IMMEDIATE", err);
-    sqlite3_stmt *stmt = NULL;
+    int64_t last, trimmed;
     if (rc == L2CDB_OK) {
-        rc = l2c_store_conn_prepare(s->writer, &stmt, "SELECT value FROM change", err);
-        if (rc == L2CDB_OK && sqlite3_step(stmt) != SQLITE_ROW) {
-            rc = l2c_sqlite_fail(err, s->writer->db, sqlite3_errcode(s->writer->db),
-                                 "reading the change number");
-        }
-        if (rc == L2CDB_OK) {
-            s->change = sqlite3_column_int64(stmt, 0) + 1;
-            s->change_rows = 0;
-            s->change_taken = false;
-        }
-        sqlite3_reset(stmt);
+        rc = l2c_store_conn_change(s->writer, &last, &trimmed, err);
         if (rc != L2CDB_OK) {
             sqlite3_exec(s->writer->db, "ROLLBACK", NULL, NULL, NULL);
         }
@@ -296,6 +332,9 @@ l2cdb_status l2c_store_begin(l2c_store *s, l2cdb_error *err) {
         pthread_mutex_unlock(&s->write_lock);
         return rc;
     }
+    s->change = last + 1;
+    s->change_rows = 0;
+    s->change_taken = false;
     atomic_store(&s->owner, this_thread());
     return L2CDB_OK;
 }

@@ -50,15 +50,35 @@ void l2c_store_conn_close(l2c_store_conn *c); /* NULL accepted */
 
 /* A connection to read with: the writing one inside this thread's transaction, else a free one. */
 l2cdb_status l2c_reader_get(l2c_store *s, l2c_store_conn **out, l2cdb_error *err);
-void l2c_reader_put(l2c_store *s, l2c_store_conn *c);
+void l2c_reader_put(l2c_store *s, l2c_store_conn *c); /* NULL accepted */
 /* The statement of a literal, compiled once a connection, reset and without bindings. Given back
  * with sqlite3_reset. */
 l2cdb_status l2c_store_conn_prepare(l2c_store_conn *c, sqlite3_stmt **out, const char *sql,
                                     l2cdb_error *err);
 l2cdb_status l2c_store_conn_exec(l2c_store_conn *c, const char *sql, l2cdb_error *err);
+/* Whether there is another row. False at the end, and when stepping fails or *rc is not OK already;
+ * `what` is what was being done. */
+bool l2c_store_conn_row(l2c_store_conn *c, sqlite3_stmt *stmt, const char *what, l2cdb_status *rc,
+                        l2cdb_error *err);
+/* The number of the last change, and that of the last one whose removals are forgotten. */
+l2cdb_status l2c_store_conn_change(l2c_store_conn *c, int64_t *last, int64_t *trimmed,
+                                   l2cdb_error *err);
 /* Steps a statement that gives no rows, and resets it. */
 l2cdb_status l2c_store_conn_run(l2c_store_conn *c, sqlite3_stmt *stmt, const char *what,
                                 l2cdb_error *err);
+
+/* One reading statement and its connection. Begin, bind, l2c_read_row until it is false, end; end
+ * belongs to every begin that succeeded. */
+typedef struct l2c_read {
+    l2c_store *store;
+    l2c_store_conn *conn;
+    sqlite3_stmt *stmt;
+} l2c_read;
+l2cdb_status l2c_read_begin(l2c_read *r, l2c_store *s, const char *sql, l2cdb_error *err);
+void l2c_read_end(l2c_read *r);
+static inline bool l2c_read_row(l2c_read *r, const char *what, l2cdb_status *rc, l2cdb_error *err) {
+    return l2c_store_conn_row(r->conn, r->stmt, what, rc, err);
+}
 
 /* A write begins: joins this thread's transaction or opens one of its own. Every l2c_write_begin
  * that succeeded is followed by exactly one l2c_write_end, which commits or rolls back what it
