@@ -44,21 +44,28 @@ L2C_TILE static inline void l2c_tiles_end(void) {
     _tile_release();
 }
 
-/* c [32, 32] of 4-byte sums, c_bytes between rows, = 32 rows at `a` times a panel. With every step
- * ahead_bytes from `ahead` on are called into the second-level cache: the next panel, while this
- * one is multiplied (measured: 1,750 → 2,300 GOP/s a core in bf16 when weights come from memory).
- */
+/* c [32, 32] of 4-byte sums, c_bytes between rows, += 32 rows at `a` times a panel; = if `fresh`.
+ * With every step ahead_bytes from `ahead` on are called into the second-level cache: the next
+ * panel, while this one is multiplied (measured: 1,750 → 2,300 GOP/s a core in bf16 when weights
+ * come from memory). */
 #define L2C_TILES_PRODUCT(name, multiply)                                                          \
     L2C_TILE static inline void name(void *c, size_t c_bytes, const void *a, size_t a_bytes,       \
-                                     const void *panel, size_t steps, const char *ahead,           \
-                                     size_t ahead_bytes) {                                         \
+                                     const void *panel, size_t steps, bool fresh,                  \
+                                     const char *ahead, size_t ahead_bytes) {                      \
         const char *a0 = a, *a1 = a0 + 16 * a_bytes, *b = panel;                                   \
         char *to = c;                                                                              \
         __asm__ volatile("" ::: "memory");                                                         \
-        _tile_zero(0);                                                                             \
-        _tile_zero(1);                                                                             \
-        _tile_zero(2);                                                                             \
-        _tile_zero(3);                                                                             \
+        if (fresh) {                                                                               \
+            _tile_zero(0);                                                                         \
+            _tile_zero(1);                                                                         \
+            _tile_zero(2);                                                                         \
+            _tile_zero(3);                                                                         \
+        } else {                                                                                   \
+            _tile_loadd(0, to, c_bytes);                                                           \
+            _tile_loadd(1, to + 64, c_bytes);                                                      \
+            _tile_loadd(2, to + 16 * c_bytes, c_bytes);                                            \
+            _tile_loadd(3, to + 16 * c_bytes + 64, c_bytes);                                       \
+        }                                                                                          \
         for (size_t k = 0; k < steps; k++) {                                                       \
             _tile_loadd(4, a0, a_bytes);                                                           \
             _tile_loadd(6, b, 64);                                                                 \
@@ -83,12 +90,18 @@ L2C_TILE static inline void l2c_tiles_end(void) {
     }                                                                                              \
     /* The upper 16 rows only. */                                                                  \
     L2C_TILE static inline void name##_few(void *c, size_t c_bytes, const void *a, size_t a_bytes, \
-                                           const void *panel, size_t steps, const char *ahead,     \
-                                           size_t ahead_bytes) {                                   \
+                                           const void *panel, size_t steps, bool fresh,            \
+                                           const char *ahead, size_t ahead_bytes) {                \
         const char *a0 = a, *b = panel;                                                            \
+        char *to = c;                                                                              \
         __asm__ volatile("" ::: "memory");                                                         \
-        _tile_zero(0);                                                                             \
-        _tile_zero(1);                                                                             \
+        if (fresh) {                                                                               \
+            _tile_zero(0);                                                                         \
+            _tile_zero(1);                                                                         \
+        } else {                                                                                   \
+            _tile_loadd(0, to, c_bytes);                                                           \
+            _tile_loadd(1, to + 64, c_bytes);                                                      \
+        }                                                                                          \
         for (size_t k = 0; k < steps; k++) {                                                       \
             _tile_loadd(4, a0, a_bytes);                                                           \
             _tile_loadd(6, b, 64);                                                                 \
@@ -102,8 +115,8 @@ L2C_TILE static inline void l2c_tiles_end(void) {
             }                                                                                      \
             ahead += ahead_bytes;                                                                  \
         }                                                                                          \
-        _tile_stored(0, c, c_bytes);                                                               \
-        _tile_stored(1, (char *)c + 64, c_bytes);                                                  \
+        _tile_stored(0, to, c_bytes);                                                              \
+        _tile_stored(1, to + 64, c_bytes);                                                         \
     }
 
 L2C_TILES_PRODUCT(l2c_tiles_bf16, _tile_dpbf16ps)

@@ -99,10 +99,11 @@ L2C_TILE static void run_tile(const l2c_attention_args *a, const tile *t, size_t
     for (size_t k = 0; k < t->T_padded; k += 32) {
         const char *panel = t->keys + k * t->D_padded * 2;
         if (rows <= 16) {
-            l2c_tiles_bf16_few(t->scores + k, s_bytes, t->q, q_bytes, panel, t->D_padded / 32, NULL,
-                               0);
+            l2c_tiles_bf16_few(t->scores + k, s_bytes, t->q, q_bytes, panel, t->D_padded / 32, true,
+                               NULL, 0);
         } else {
-            l2c_tiles_bf16(t->scores + k, s_bytes, t->q, q_bytes, panel, t->D_padded / 32, NULL, 0);
+            l2c_tiles_bf16(t->scores + k, s_bytes, t->q, q_bytes, panel, t->D_padded / 32, true,
+                           NULL, 0);
         }
     }
     float sums[QUERY_ROWS];
@@ -114,10 +115,10 @@ L2C_TILE static void run_tile(const l2c_attention_args *a, const tile *t, size_t
         const char *panel = t->values + d * t->T_padded * 2;
         if (rows <= 16) {
             l2c_tiles_bf16_few(t->out + d, t->D_padded * 4, t->weights, w_bytes, panel,
-                               t->T_padded / 32, NULL, 0);
+                               t->T_padded / 32, true, NULL, 0);
         } else {
             l2c_tiles_bf16(t->out + d, t->D_padded * 4, t->weights, w_bytes, panel,
-                           t->T_padded / 32, NULL, 0);
+                           t->T_padded / 32, true, NULL, 0);
         }
     }
     for (size_t r = 0; r < rows; r++) {

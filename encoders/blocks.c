@@ -9,7 +9,7 @@
 #include "encoders/layers.h"
 #include "engine/base/cpu.h"
 
-enum { ROWS_PER_BLOCK = 192, PARTS_MAX = 4, NAME_BYTES = 256 };
+enum { ROWS_PER_BLOCK = 384, PARTS_MAX = 4, NAME_BYTES = 256 };
 
 l2cdb_status l2c_blocks_init(l2c_blocks *b, size_t count, l2cdb_error *err) {
     *b = (l2c_blocks){ .count = count };

@@ -18,6 +18,10 @@
 #if defined(__x86_64__)
 #include "encoders/amx_tiles.h"
 
+/* ROWS_MOST: rows that share a panel while it is in the cache. STRETCH_BYTES: of input at a time,
+ * so that it stays in the second-level cache beside the panels and the sums. */
+enum { ROWS_MOST = 384, STRETCH_BYTES = 5 << 18, SLICE = 8, PAIR_BYTES = 2 * L2C_TILE_BYTES };
+
 static size_t item_bytes(const l2c_linear *l) {
     return l->precision == L2C_PRECISION_INT8 ? 1 : 2;
 }
@@ -68,14 +72,15 @@ static void unpack_free(l2c_linear *l) {
     l2c_free(l->weights);
 }
 
-/* Scale, bias, activation, and the way out for a block of rows and 32 outputs; sums in place. */
+/* Scale, bias, activation, and the way out for a block of rows and 32 outputs; sums in place.
+ * begins: these sums are the first along K; later ones come without bias and are added. */
 L2C_TILE static void finish(const l2c_linear *l, const l2c_raw_product *p, float *sums, size_t row,
-                            size_t rows, size_t first) {
+                            size_t rows, size_t first, bool begins) {
     size_t n = l->out - first < L2C_PANEL ? l->out - first : L2C_PANEL;
     __mmask16 low = (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1);
     __mmask16 high = (__mmask16)(n >= 32 ? 0xffffu : n <= 16 ? 0 : (1u << (n - 16)) - 1);
     __m512 bias0 = _mm512_setzero_ps(), bias1 = bias0, scale0 = bias0, scale1 = bias0;
-    if (p->bias) {
+    if (p->bias && begins) {
         bias0 = _mm512_maskz_loadu_ps(low, l->bias + first);
         bias1 = _mm512_maskz_loadu_ps(high, l->bias + first + 16);
     }
@@ -111,7 +116,7 @@ L2C_TILE static void finish(const l2c_linear *l, const l2c_raw_product *p, float
             continue;
         }
         float *y = (float *)p->y + at;
-        if (p->accumulate) {
+        if (p->accumulate || !begins) {
             a = _mm512_add_ps(a, _mm512_maskz_loadu_ps(low, y));
             b = _mm512_add_ps(b, _mm512_maskz_loadu_ps(high, y + 16));
         }
@@ -120,40 +125,78 @@ L2C_TILE static void finish(const l2c_linear *l, const l2c_raw_product *p, float
     }
 }
 
-/* Panels [begin, end) for all rows. A panel is used for every row while it is in the cache. */
-L2C_TILE static void run_panels(const l2c_linear *l, const l2c_raw_product *p, size_t begin,
-                                size_t end) {
-    float sums[L2C_PANEL * L2C_PANEL] __attribute__((aligned(64)));
-    bool int8 = l->precision == L2C_PRECISION_INT8;
-    size_t x_bytes = p->x_stride * item_bytes(l),
-           steps = l->in_padded * item_bytes(l) / L2C_STEP_BYTES;
+/* What one pass over the panels multiplies: some rows and a stretch of K that together leave room
+ * in the second-level cache. */
+typedef struct stretch {
+    size_t row, rows, step, steps;
+} stretch;
+
+/* One panel times a stretch. Its K is cut again, into SLICE steps of the panel (16 KiB), which stay
+ * in the first-level cache for all rows; the sums wait in the second-level cache meanwhile.
+ * Measured with bf16 weights from memory, 288 rows, K 1024: 1,590 → 2,030 GOP/s a core. One block
+ * of rows alone has nothing to reuse. */
+L2C_TILE static void run_panel(const l2c_linear *l, const l2c_raw_product *p, const stretch *s,
+                               size_t n, bool last_panel) {
+    float sums[ROWS_MOST * L2C_PANEL] __attribute__((aligned(64)));
+    const bool int8 = l->precision == L2C_PRECISION_INT8;
+    const size_t x_bytes = p->x_stride * item_bytes(l), c_bytes = L2C_PANEL * sizeof *sums;
+    const size_t blocks = (s->rows + L2C_PANEL - 1) / L2C_PANEL;
+    const char *panel = (const char *)l->weights + n * panel_bytes(l) + s->step * PAIR_BYTES;
+    const char *next = last_panel ? panel : panel + panel_bytes(l);
+    const size_t slice = blocks == 1 ? s->steps : SLICE;
     // Each block of rows calls its share of the next panel. One block alone waits for memory
     // anyway, and the hardware follows its one stream.
-    size_t blocks = (p->rows + L2C_PANEL - 1) / L2C_PANEL;
-    size_t ahead_bytes =
-        blocks < 2 ? 0 : (2 * L2C_TILE_BYTES / blocks + L2C_STEP_BYTES - 1) / L2C_STEP_BYTES * 64;
-    l2c_tiles_begin();
-    for (size_t n = begin; n < end; n++) {
-        const char *panel = (const char *)l->weights + n * panel_bytes(l);
-        const char *next = panel + (n + 1 < end ? panel_bytes(l) : 0);
-        for (size_t row = 0; row < p->rows; row += L2C_PANEL) {
-            const char *ahead = next + row / L2C_PANEL * steps * ahead_bytes;
-            const char *x = (const char *)p->x + row * x_bytes;
-            size_t rows = p->rows - row < L2C_PANEL ? p->rows - row : L2C_PANEL;
+    const size_t ahead_bytes = blocks == 1 ? 0 : (PAIR_BYTES / blocks + 63) / 64 * 64;
+    for (size_t k = 0; k < s->steps; k += slice) {
+        const size_t steps = s->steps - k < slice ? s->steps - k : slice;
+        const char *b = panel + k * PAIR_BYTES;
+        for (size_t block = 0; block < blocks; block++) {
+            const size_t row = block * L2C_PANEL;
+            const size_t rows = s->rows - row < L2C_PANEL ? s->rows - row : L2C_PANEL;
+            const char *x =
+                (const char *)p->x + (s->row + row) * x_bytes + (s->step + k) * L2C_STEP_BYTES;
+            float *c = sums + row * L2C_PANEL;
+            size_t called = block * steps * ahead_bytes;
+            const char *ahead = next + k * PAIR_BYTES + called;
+            size_t call = called < steps * PAIR_BYTES ? ahead_bytes : 0;
             if (int8 && rows <= 16) {
-                l2c_tiles_int8_few(sums, sizeof *sums * L2C_PANEL, x, x_bytes, panel, steps, ahead,
-                                   ahead_bytes);
+                l2c_tiles_int8_few(c, c_bytes, x, x_bytes, b, steps, k == 0, ahead, call);
             } else if (int8) {
-                l2c_tiles_int8(sums, sizeof *sums * L2C_PANEL, x, x_bytes, panel, steps, ahead,
-                               ahead_bytes);
+                l2c_tiles_int8(c, c_bytes, x, x_bytes, b, steps, k == 0, ahead, call);
             } else if (rows <= 16) {
-                l2c_tiles_bf16_few(sums, sizeof *sums * L2C_PANEL, x, x_bytes, panel, steps, ahead,
-                                   ahead_bytes);
+                l2c_tiles_bf16_few(c, c_bytes, x, x_bytes, b, steps, k == 0, ahead, call);
             } else {
-                l2c_tiles_bf16(sums, sizeof *sums * L2C_PANEL, x, x_bytes, panel, steps, ahead,
-                               ahead_bytes);
+                l2c_tiles_bf16(c, c_bytes, x, x_bytes, b, steps, k == 0, ahead, call);
             }
-            finish(l, p, sums, row, rows, n * L2C_PANEL);
+            if (k + steps == s->steps) {
+                finish(l, p, c, s->row + row, rows, n * L2C_PANEL, s->step == 0);
+            }
+        }
+    }
+}
+
+/* Panels [begin, end) for all rows: a run of panels for each stretch. Where the result is added to
+ * what is there, long rows are cut along K; else fewer of them are taken at a time. */
+L2C_TILE static void run_panels(const l2c_linear *l, const l2c_raw_product *p, size_t begin,
+                                size_t end) {
+    const size_t row_bytes = l->in_padded * item_bytes(l), all = row_bytes / L2C_STEP_BYTES;
+    const bool cut = p->y_type == L2C_OUT_F32 && p->post == L2C_POST_NONE;
+    size_t rows = p->rows < ROWS_MOST ? p->rows : ROWS_MOST, steps = all;
+    if (cut) {
+        size_t most = STRETCH_BYTES / (rows * L2C_STEP_BYTES), parts = (all + most - 1) / most;
+        steps = (all + parts - 1) / parts;
+    } else if (rows * row_bytes > STRETCH_BYTES) {
+        size_t fit = STRETCH_BYTES / row_bytes / L2C_PANEL * L2C_PANEL;
+        rows = fit > L2C_PANEL ? fit : L2C_PANEL;
+    }
+    l2c_tiles_begin();
+    for (stretch s = { .rows = rows }; s.row < p->rows; s.row += rows) {
+        s.rows = p->rows - s.row < rows ? p->rows - s.row : rows;
+        for (s.step = 0; s.step < all; s.step += steps) {
+            s.steps = all - s.step < steps ? all - s.step : steps;
+            for (size_t n = begin; n < end; n++) {
+                run_panel(l, p, &s, n, n + 1 == end);
+            }
         }
     }
     l2c_tiles_end();

@@ -51,8 +51,10 @@ static const l2c_precision precisions[] = { L2C_PRECISION_F32, L2C_PRECISION_BF1
 
 /* rows, in, out */
 static const size_t shapes[][3] = {
-    { 1, 1, 1 },      { 1, 7, 3 },      { 5, 66, 36 },     { 16, 64, 64 },    { 17, 33, 50 },
-    { 197, 192, 70 }, { 40, 2730, 96 }, { 128, 129, 257 }, { 3, 1024, 1280 }, { 26, 384, 1024 },
+    { 1, 1, 1 },       { 1, 7, 3 },       { 5, 66, 36 },     { 16, 64, 64 },
+    { 17, 33, 50 },    { 197, 192, 70 },  { 40, 2730, 96 },  { 128, 129, 257 },
+    { 3, 1024, 1280 }, { 26, 384, 1024 }, { 401, 4100, 33 }, // more rows and a longer K than tiles
+                                                             // take at a time
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
