@@ -134,6 +134,15 @@ static l2cdb_status check_query(const l2cdb_query *q, l2cdb_error *err) {
     if (q->target != L2CDB_IMAGES && q->target != L2CDB_CAPTIONS) {
         return l2c_fail(err, L2CDB_E_INVALID, "unknown target %d", (int)q->target);
     }
+    // The model has a vector for "" too, which would answer with photos that mean nothing.
+    for (size_t i = 0; i < q->terms_count; i++) {
+        const char *text = q->terms[i].text;
+        if (q->terms[i].kind == L2CDB_TERM_TEXT && text != NULL &&
+            text[strspn(text, " \t\r\n")] == '\0') {
+            l2c_fail(err, L2CDB_E_INVALID, "the text to search for is empty");
+            return l2c_hint(err, "write a few words, or name a picture");
+        }
+    }
     return L2CDB_OK;
 }
 

@@ -447,6 +447,14 @@ static void single_records_come_and_go(void **state) {
     q.terms_count = 1;
     q.target = L2CDB_CAPTIONS;
     l2cdb_results *r;
+    static const char *const blank[] = { "", " \n" };
+    for (size_t i = 0; i < 2; i++) {
+        l2cdb_term nothing = { .kind = L2CDB_TERM_TEXT, .text = blank[i], .weight = 1 };
+        q.terms = &nothing;
+        assert_int_equal(l2cdb_search(db, &q, &r, &e), L2CDB_E_INVALID);
+        assert_non_null(strstr(e.message, "empty"));
+    }
+    q.terms = &t;
     assert_ok(l2cdb_search(db, &q, &r, &e), &e);
     assert_int_equal(l2cdb_results_count(r), 1);
     assert_string_equal(l2cdb_results_row(r, 0)->text, "colourful stripes");
