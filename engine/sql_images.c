@@ -20,8 +20,11 @@
  * those without a vector come last in order of rank and first in order of distance (where they are
  * NULL). MATCH, or a k, returns only records that have a vector.
  *
- * Writing. The first row that is written opens a transaction of the store, xSync commits it and
- * xRollback undoes it; statements of the same transaction see the store as it was before. */
+ * Writing. Rows are written through the store, on the connection and in the transaction of the
+ * statement (l2c_store_guest): SQLite has locked main for it, as it does for a table of its own,
+ * since both tables stand in that schema. Later statements of the transaction see what was written;
+ * the indexes do not, so a vector is believed only while the record still has it. After the commit
+ * captions get their vectors, and the indexes follow. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -99,6 +102,9 @@ typedef struct table {
     const target *target;
     int64_t rows; /* estimate */
     unsigned rows_age;
+    /* The cursor closed last, with its compiled statements: the same question asked again, as by a
+     * prepared statement, needs them again. NULL: none. */
+    struct cursor *spare;
 } table;
 
 /* ---- Plans: what xBestIndex tells xFilter ------------------------------------------------------
@@ -208,11 +214,6 @@ static int connect_table(sqlite3 *sqlite, void *data, int argc, const char *cons
     t->conn = d->conn;
     t->target = g;
     *out = &t->base;
-    return SQLITE_OK;
-}
-
-static int disconnect_table(sqlite3_vtab *base) {
-    l2c_free(base);
     return SQLITE_OK;
 }
 
@@ -480,7 +481,8 @@ typedef struct cursor {
     sqlite3_vtab_cursor base;
     plan p;
     char *plan_text;
-    int64_t space; /* of the vectors that the statements were compiled for */
+    int64_t space;  /* of the vectors that the statements were compiled for */
+    bool unsettled; /* and whether the transaction had written */
     sqlite3_stmt *statements[STATEMENTS];
     sqlite3_value *values[TERMS_MAX]; /* copies of xFilter's arguments … */
     char *lists[TERMS_MAX];           /* … and IN lists as JSON */
@@ -514,11 +516,13 @@ static l2c_sql_conn *conn_of(const cursor *c) {
 }
 
 static int open_cursor(sqlite3_vtab *base, sqlite3_vtab_cursor **out) {
-    cursor *c = l2c_calloc(1, sizeof *c);
+    table *t = (table *)base;
+    cursor *c = t->spare != NULL ? t->spare : l2c_calloc(1, sizeof *c);
     if (c == NULL) {
         return SQLITE_NOMEM;
     }
-    ((table *)base)->conn->cursors++;
+    t->spare = NULL;
+    t->conn->cursors++;
     *out = &c->base;
     return SQLITE_OK;
 }
@@ -615,13 +619,27 @@ static void drop_statements(cursor *c) {
     }
 }
 
+static void free_cursor(cursor *c) {
+    if (c != NULL) {
+        drop_statements(c);
+        l2c_free(c->plan_text);
+        l2c_free(c);
+    }
+}
+
 static int close_cursor(sqlite3_vtab_cursor *base) {
     cursor *c = (cursor *)base;
+    table *t = table_of(c);
     end_pass(c);
-    drop_statements(c);
-    conn_of(c)->cursors--;
-    l2c_free(c->plan_text);
-    l2c_free(c);
+    t->conn->cursors--;
+    free_cursor(t->spare);
+    t->spare = c;
+    return SQLITE_OK;
+}
+
+static int disconnect_table(sqlite3_vtab *base) {
+    free_cursor(((table *)base)->spare);
+    l2c_free(base);
     return SQLITE_OK;
 }
 
@@ -734,6 +752,10 @@ static l2cdb_status compile(cursor *c, int which, l2cdb_error *err) {
     l2c_buf_puts(&b, which == ROW || which == ROW_FILTERED ? "t.id = ?1" : "1");
     if (which != ROW) {
         put_conditions(&b, c);
+    }
+    if (which == ROW_FILTERED && c->unsettled) {
+        l2c_buf_puts(&b, " AND EXISTS ");
+        put_vector(&b, c, "1");
     }
     if (which == ROWS) {
         put_order(&b, c);
@@ -978,9 +1000,11 @@ static l2cdb_status start(cursor *c, sqlite3_value **args, l2cdb_error *err) {
         return rc;
     }
     int64_t space = view->generation.space[table_of(c)->target->kind];
-    if (c->space != space) {
+    bool unsettled = conn_of(c)->guest != NULL;
+    if (c->space != space || c->unsettled != unsettled) {
         drop_statements(c);
         c->space = space;
+        c->unsettled = unsettled;
     }
     rc = keep_values(c, args, err);
     sqlite3_value *query = NULL;
@@ -1095,7 +1119,7 @@ static l2cdb_status next_neighbour(cursor *c, bool *there, l2cdb_error *err) {
             continue;
         }
         c->reached = c->distance = n.distance;
-        rc = fetch(c, n.id, c->filtered, there, err);
+        rc = fetch(c, n.id, c->filtered || c->unsettled, there, err);
     }
     return rc;
 }
@@ -1117,7 +1141,7 @@ static l2cdb_status next_late(cursor *c, bool *there, l2cdb_error *err) {
     while (rc == L2CDB_OK && !*there && c->late_at < c->late_count) {
         neighbour n = c->late[c->late_at++];
         c->distance = n.distance;
-        rc = fetch(c, n.id, c->filtered, there, err);
+        rc = fetch(c, n.id, c->filtered || c->unsettled, there, err);
     }
     return rc;
 }
@@ -1278,27 +1302,12 @@ static int row_id(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
  */
 
 static l2cdb_status begin_write(l2c_sql_conn *c, l2cdb_error *err) {
-    if (c->write_failed) {
-        l2c_fail(err, L2CDB_E_INVALID, "an earlier statement of this transaction failed halfway");
-        return l2c_hint(err, "ROLLBACK and start again");
-    }
-    if (c->writing) {
+    if (c->guest != NULL) {
         return L2CDB_OK;
     }
     l2cdb_status rc = l2c_db_writable(c->db, err);
-    if (rc != L2CDB_OK) {
-        return rc;
-    }
-    if (sqlite3_txn_state(c->sqlite, "main") == SQLITE_TXN_WRITE) {
-        l2c_fail(
-            err, L2CDB_E_UNSUPPORTED,
-            "images and captions are not written in a transaction that also writes other tables");
-        return l2c_hint(err, "COMMIT first; name them without the schema: images, not main.images");
-    }
-    rc = l2c_store_begin(c->db->store, err);
-    c->writing = rc == L2CDB_OK;
     c->wrote_captions = false;
-    return rc;
+    return rc == L2CDB_OK ? l2c_store_guest_open(&c->guest, c->db->store, c->sqlite, err) : rc;
 }
 
 static const char *text_of(sqlite3_value *v) {
@@ -1427,12 +1436,12 @@ static l2cdb_status update_image(table *t, int64_t id, sqlite3_value **args, l2c
             json_decref(json);
         }
     }
+    if (rc == L2CDB_OK && path != NULL) { // first: it is what can fail
+        rc = rename_image(store, id, r.path, text_of(path), err);
+    }
     if (rc == L2CDB_OK && (tags != NULL || meta != NULL)) {
         rc = l2c_images_set_user(store, id, tags != NULL ? text_of(tags) : r.tags,
                                  meta != NULL ? text_of(meta) : r.meta, err);
-    }
-    if (rc == L2CDB_OK && path != NULL) {
-        rc = rename_image(store, id, r.path, text_of(path), err);
     }
     l2c_arena_fini(&arena);
     return rc;
@@ -1470,55 +1479,65 @@ static l2cdb_status delete_row(table *t, int64_t id, l2cdb_error *err) {
                                              : l2c_captions_delete(store, &id, 1, err);
 }
 
+static l2cdb_status write_row(table *t, int argc, sqlite3_value **args, sqlite3_int64 *id,
+                              l2cdb_error *err) {
+    if (argc == 1) {
+        return delete_row(t, sqlite3_value_int64(args[0]), err);
+    }
+    if (sqlite3_value_type(args[0]) == SQLITE_NULL) {
+        return insert_row(t, args, id, err);
+    }
+    int64_t row = sqlite3_value_int64(args[0]);
+    if (sqlite3_value_int64(args[1]) != row) {
+        return l2c_fail(err, L2CDB_E_UNSUPPORTED, "the id of a row does not change");
+    }
+    return t->target->kind == L2C_KIND_IMAGE ? update_image(t, row, args, err)
+                                             : update_caption(t, row, args, err);
+}
+
 static int update(sqlite3_vtab *base, int argc, sqlite3_value **args, sqlite3_int64 *id) {
-    table *t = (table *)base;
-    l2c_sql_conn *c = t->conn;
+    l2c_sql_conn *c = ((table *)base)->conn;
     l2cdb_error e;
+    c->internal++;
     l2cdb_status rc = c->db != NULL ? begin_write(c, &e)
                                     : l2c_fail(&e, L2CDB_E_UNSUPPORTED, "no database of l2cdb");
-    bool began = rc == L2CDB_OK;
-    if (rc == L2CDB_OK && argc == 1) {
-        rc = delete_row(t, sqlite3_value_int64(args[0]), &e);
-    } else if (rc == L2CDB_OK && sqlite3_value_type(args[0]) == SQLITE_NULL) {
-        rc = insert_row(t, args, id, &e);
-    } else if (rc == L2CDB_OK) {
-        int64_t row = sqlite3_value_int64(args[0]);
-        if (sqlite3_value_int64(args[1]) != row) {
-            rc = l2c_fail(&e, L2CDB_E_UNSUPPORTED, "the id of a row does not change");
-        } else {
-            rc = t->target->kind == L2C_KIND_IMAGE ? update_image(t, row, args, &e)
-                                                   : update_caption(t, row, args, &e);
-        }
+    if (rc == L2CDB_OK) {
+        l2c_store_guest_enter(c->guest);
+        rc = write_row((table *)base, argc, args, id, &e);
+        l2c_store_guest_leave(c->guest);
     }
-    if (rc != L2CDB_OK) {
-        c->write_failed = c->write_failed || began;
-        return l2c_sql_table_fail(base, c, &e);
-    }
-    return SQLITE_OK;
+    c->internal--;
+    return rc == L2CDB_OK ? SQLITE_OK : l2c_sql_table_fail(base, c, &e);
 }
 
 static int begin(sqlite3_vtab *base) {
-    (void)base; // the store's transaction begins with the first row
+    (void)base; // the first row that is written begins
     return SQLITE_OK;
 }
 
-/* The commit. Captions get their vectors afterwards: a model that is missing must not undo them. */
 static int sync_store(sqlite3_vtab *base) {
     l2c_sql_conn *c = ((table *)base)->conn;
     l2cdb_error e;
-    if (!c->writing) {
+    if (c->guest == NULL) {
         return SQLITE_OK;
     }
-    if (c->write_failed) {
-        l2c_fail(&e, L2CDB_E_INVALID, "a statement of this transaction failed halfway");
-        l2c_hint(&e, "ROLLBACK and start again");
-        return l2c_sql_table_fail(base, c, &e);
+    c->internal++;
+    l2c_store_guest_enter(c->guest);
+    l2cdb_status rc = l2c_store_guest_finish(c->guest, &e);
+    l2c_store_guest_leave(c->guest);
+    c->internal--;
+    return rc == L2CDB_OK ? SQLITE_OK : l2c_sql_table_fail(base, c, &e);
+}
+
+/* Captions get their vectors afterwards: a model that is missing must not undo them. */
+static int commit(sqlite3_vtab *base) {
+    l2c_sql_conn *c = ((table *)base)->conn;
+    l2cdb_error e;
+    if (c->guest == NULL) {
+        return SQLITE_OK;
     }
-    l2cdb_status rc = l2c_store_commit(c->db->store, &e);
-    c->writing = false;
-    if (rc != L2CDB_OK) {
-        return l2c_sql_table_fail(base, c, &e);
-    }
+    l2c_store_guest_close(c->guest);
+    c->guest = NULL;
     if (c->wrote_captions && l2c_captions_encode(c->db, NULL, NULL, &e) != L2CDB_OK) {
         l2c_log(L2CDB_LOG_WARN, "captions stored without vectors: %s", e.message);
     }
@@ -1526,18 +1545,10 @@ static int sync_store(sqlite3_vtab *base) {
     return SQLITE_OK;
 }
 
-static int commit(sqlite3_vtab *base) {
-    ((table *)base)->conn->write_failed = false;
-    return SQLITE_OK;
-}
-
 static int roll_back(sqlite3_vtab *base) {
     l2c_sql_conn *c = ((table *)base)->conn;
-    if (c->writing) {
-        l2c_store_rollback(c->db->store);
-        c->writing = false;
-    }
-    c->write_failed = false;
+    l2c_store_guest_close(c->guest);
+    c->guest = NULL;
     return SQLITE_OK;
 }
 
@@ -1563,13 +1574,12 @@ static int find_function(sqlite3_vtab *base, int n, const char *name,
 /* ---- Registration ------------------------------------------------------------------------------
  */
 
+/* Without xCreate the tables are there on every connection and nothing else can be made of them. */
 static const sqlite3_module module = {
     .iVersion = 1,
-    .xCreate = connect_table,
     .xConnect = connect_table,
     .xBestIndex = best_index,
     .xDisconnect = disconnect_table,
-    .xDestroy = disconnect_table,
     .xOpen = open_cursor,
     .xClose = close_cursor,
     .xFilter = filter,

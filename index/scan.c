@@ -1,14 +1,14 @@
 /* Search, and the scan that yields neighbours in order for as long as they are asked for.
  *
- * A scan asks its probe for the best K rows and hands them out; when they are used up it asks again
- * with a K four times as large, and at last for everything, exactly. Rows handed out are marked, so
+ * A scan asks its probe for the best K rows, K being what the caller asks for, and hands them out;
+ * when they are used up it asks again with a K four times as large, and at last for everything,
+ * exactly. Rows handed out are marked, so
  * none comes twice; a row that an approximate round had missed is handed out by the round that
  * finds it, so none is lost. */
 #include "index/probe.h"
 
 #include <string.h>
 
-#define FIRST_ROUND 64
 #define GROWTH 4
 
 l2cdb_status l2c_index_search(l2c_index *ix, int64_t *ids, float *distances, size_t *found,
@@ -72,7 +72,7 @@ l2cdb_status l2c_scan_open(l2c_scan **out, l2c_index *ix, const float *query,
 static l2cdb_status next_round(l2c_scan *s, size_t wanted, l2cdb_error *err) {
     size_t matches = l2c_probe_matches(&s->probe);
     size_t rows = s->probe.snap.base->count + s->probe.snap.fresh_rows;
-    size_t k = s->round == 0 ? FIRST_ROUND : s->round * GROWTH;
+    size_t k = s->round * GROWTH;
     if (k < s->given_count + wanted) {
         k = s->given_count + wanted;
     }
