@@ -1,11 +1,6 @@
 /* Connections with our functions and tables on them: a small pool on the handle, the read-only
  * role, time limits, and the way errors travel from a virtual table to the caller of l2cdb_step.
- *
- * images and captions are modules that work in two ways at once. As eponymous tables they stand in
- * the main schema, where views of the user find them. As temp.images and temp.captions, which
- * unqualified names reach first, they can also be written: SQLite takes the write lock of the
- * schema a written table belongs to, and it must not be main's, because the store's own connection
- * writes there. */
+ */
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -278,6 +273,14 @@ static int authorize(void *ctx, int action, const char *a, const char *b, const 
     if (c->limits.read_only) {
         return authorize_read_only(c, action, a, b);
     }
+    if ((action == SQLITE_CREATE_TABLE || action == SQLITE_CREATE_VIEW ||
+         action == SQLITE_CREATE_VTABLE) &&
+        (strcasecmp(a, "images") == 0 || strcasecmp(a, "captions") == 0)) {
+        l2cdb_error e;
+        l2c_fail(&e, L2CDB_E_EXISTS, "table %s is there already", a);
+        (void)l2c_sql_fail(c, &e);
+        return SQLITE_DENY;
+    }
     if (writes_table(action) && is_own_table(a) &&
         (schema == NULL || strcasecmp(schema, "main") == 0)) {
         l2cdb_error e;
@@ -320,16 +323,7 @@ l2cdb_status l2c_sql_setup(l2c_sql_conn *c, l2cdb_error *err) {
     if (rc == L2CDB_OK) {
         rc = l2c_sql_tables_register(c, err);
     }
-    if (rc != L2CDB_OK || c->db == NULL) {
-        return rc;
-    }
-    c->internal++;
-    int code = sqlite3_exec(c->sqlite,
-                            "CREATE VIRTUAL TABLE IF NOT EXISTS temp.images USING images;"
-                            "CREATE VIRTUAL TABLE IF NOT EXISTS temp.captions USING captions",
-                            NULL, NULL, NULL);
-    c->internal--;
-    return code == SQLITE_OK ? L2CDB_OK : l2c_sql_status(c, code, err);
+    return rc;
 }
 
 static void conn_close(l2c_sql_conn *c) {

@@ -50,8 +50,7 @@ typedef struct l2c_sql_conn {
     l2c_sql_note notes[L2C_SQL_NOTES_MAX];
     size_t notes_count;
 
-    bool writing;      /* the store's transaction is open because of a write through SQL */
-    bool write_failed; /* a statement inside it failed halfway: it can only be rolled back */
+    l2c_store_guest *guest; /* since the first write to images or captions in this transaction */
     bool wrote_captions;
 
     /* Hosted: SQLite found the last error of a rewritten text at byte `error_from`, which is byte
@@ -66,8 +65,7 @@ void l2c_sql_conn_put(l2c_sql_conn *c);
 /* Notes whether a transaction is open now; after every step. */
 void l2c_sql_conn_note_transaction(l2c_sql_conn *c);
 
-/* Registers functions and tables on c->sqlite; with a database also makes temp.images and
- * temp.captions. */
+/* Registers functions and tables on c->sqlite. */
 l2cdb_status l2c_sql_setup(l2c_sql_conn *c, l2cdb_error *err);
 l2cdb_status l2c_sql_functions_register(l2c_sql_conn *c, l2cdb_error *err);
 l2cdb_status l2c_sql_images_register(l2c_sql_conn *c, l2cdb_error *err);

@@ -461,19 +461,26 @@ static void release(void *data) {
     l2c_free(c);
 }
 
-static bool is_ours(sqlite3 *sqlite) {
+/* A file that cannot be read at the moment must not pass for one that is not ours. */
+static l2cdb_status is_ours(l2c_sql_conn *c, bool *ours, l2cdb_error *err) {
     sqlite3_stmt *s = NULL;
-    bool ours =
-        sqlite3_prepare_v2(sqlite, "PRAGMA main.application_id", -1, &s, NULL) == SQLITE_OK &&
-        sqlite3_step(s) == SQLITE_ROW && sqlite3_column_int(s, 0) == APPLICATION_ID;
+    int rc = sqlite3_prepare_v2(c->sqlite, "PRAGMA main.application_id", -1, &s, NULL);
+    rc = rc == SQLITE_OK ? sqlite3_step(s) : rc;
+    *ours = rc == SQLITE_ROW && sqlite3_column_int(s, 0) == APPLICATION_ID;
+    l2cdb_status status =
+        rc == SQLITE_ROW || rc == SQLITE_NOTADB ? L2CDB_OK : l2c_sql_status(c, rc, err);
     sqlite3_finalize(s);
-    return ours;
+    return status;
 }
 
 static l2cdb_status load(sqlite3 *sqlite, l2c_sql_conn *c, l2cdb_error *err) {
     const char *path = sqlite3_db_filename(sqlite, "main");
     l2cdb_status rc = L2CDB_OK;
-    if (path != NULL && *path != 0 && is_ours(sqlite)) {
+    bool ours = false;
+    if (path != NULL && *path != 0) {
+        rc = is_ours(c, &ours, err);
+    }
+    if (ours) {
         rc = handle_get(path, sqlite3_db_readonly(sqlite, "main") == 1, &c->db, err);
     }
     if (rc == L2CDB_OK) {

@@ -15,6 +15,8 @@
  *  4. `embedding MATCH X AND k = n` in a SELECT from one such table becomes an inner SELECT with
  *     the whole WHERE, ordered by rank and limited to n, so that k counts what passed the filter.
  *  5. `name => value` arguments become positional ones.
+ *  6. `INSERT INTO captions … RETURNING id`: SQLite hands out what a virtual table was given, and
+ * the id was not. By then last_insert_rowid() has it.
  *
  * `rank` is the distance with the rows that have no vector last, so ORDER BY embedding <=> X means
  * the same with and without an index; where the exact form stays, NULLS LAST is added.
@@ -93,6 +95,54 @@ static void number_parameters(rewriter *w) {
     }
 }
 
+/* ---- RETURNING ----------------------------------------------------------------------------- */
+
+/* The token RETURNING of an INSERT INTO captions, or the number of tokens. */
+static size_t find_returning(const rewriter *w, size_t first) {
+    bool inserts = false;
+    for (size_t i = first; i < w->tokens.count; i++) {
+        if (depth_of(w, i) > 0) {
+            continue;
+        }
+        size_t name = kind_of(w, i + 2) == L2C_TOKEN_DOT ? i + 3 : i + 1;
+        inserts = inserts || (is(w, i, "INTO") && l2c_token_names(&w->tokens, name, "captions"));
+        if (inserts && is(w, i, "RETURNING")) {
+            return i;
+        }
+    }
+    return w->tokens.count;
+}
+
+static bool names_id(const rewriter *w, size_t i) {
+    return (l2c_token_names(&w->tokens, i, "id") || l2c_token_names(&w->tokens, i, "rowid")) &&
+           kind_of(w, i + 1) != L2C_TOKEN_OPEN && kind_of(w, i + 1) != L2C_TOKEN_DOT;
+}
+
+static void return_ids(rewriter *w, size_t first) {
+    size_t returning = find_returning(w, first);
+    for (size_t i = returning + 1; i < w->tokens.count; i++) {
+        if (is_open(w, i) && is(w, i + 1, "SELECT")) {
+            i = match_of(w, i); // its ids are those of its own tables
+            continue;
+        }
+        bool begins = i == returning + 1 || kind_of(w, i - 1) == L2C_TOKEN_COMMA;
+        bool qualified = l2c_token_names(&w->tokens, i, "captions") &&
+                         kind_of(w, i + 1) == L2C_TOKEN_DOT && names_id(w, i + 2);
+        size_t last = qualified ? i + 2 : i;
+        bool alone = begins && depth_of(w, i) == 0 &&
+                     (last + 1 == w->tokens.count || kind_of(w, last + 1) == L2C_TOKEN_COMMA);
+        bool alias = !begins && (is(w, i - 1, "AS") || l2c_operand_ends(w, i - 1));
+        if (alone && is(w, i, "*")) {
+            w->slots[i].token_text = "last_insert_rowid() AS id,image_id,text,language,source,"
+                                     "added_at,embedding,score,distance";
+        } else if (!alias && kind_of(w, i - 1) != L2C_TOKEN_DOT && (qualified || names_id(w, i))) {
+            l2c_edit_replace(w, i, last);
+            l2c_edit_text(w, i, alone ? "last_insert_rowid() AS id" : "last_insert_rowid()");
+            i = last;
+        }
+    }
+}
+
 /* ---- The door ------------------------------------------------------------------------------ */
 
 static bool needs_rewriting(const rewriter *w) {
@@ -123,6 +173,7 @@ static void rewrite_statement(rewriter *w, size_t first) {
             }
         }
     }
+    return_ids(w, first);
     l2c_edit_emit(w, first, last, 0);
     if (w->rc == L2CDB_OK && w->tokens.ended) {
         size_t end = w->tokens.list[last].start + w->tokens.list[last].size;

@@ -117,8 +117,19 @@ static l2cdb_status delete_caption(l2c_store *s, l2c_store_conn *c, int64_t id, 
         sqlite3_bind_int64(stmt, 1, id);
         rc = l2c_store_conn_run(c, stmt, "deleting a caption", err);
     }
-    if (rc == L2CDB_OK && sqlite3_changes(c->db) == 0) {
-        rc = caption_missing(id, err);
+    return rc;
+}
+
+static l2cdb_status require_captions(l2c_store_conn *c, const int64_t *ids, size_t n,
+                                     l2cdb_error *err) {
+    sqlite3_stmt *stmt;
+    l2cdb_status rc = l2c_store_conn_prepare(c, &stmt, "SELECT 1 FROM caption WHERE id = ?1", err);
+    for (size_t i = 0; i < n && rc == L2CDB_OK; i++) {
+        sqlite3_bind_int64(stmt, 1, ids[i]);
+        if (!l2c_store_conn_row(c, stmt, "looking for a caption", &rc, err) && rc == L2CDB_OK) {
+            rc = caption_missing(ids[i], err);
+        }
+        sqlite3_reset(stmt);
     }
     return rc;
 }
@@ -129,16 +140,10 @@ l2cdb_status l2c_captions_delete(l2c_store *s, const int64_t *ids, size_t n, l2c
     if (rc != L2CDB_OK) {
         return rc;
     }
-    // Inside a caller's transaction an error leaves it to the caller to roll back; a savepoint
-    // keeps the promise that nothing is deleted there either.
-    rc = l2c_store_conn_exec(w.conn, "SAVEPOINT captions", err);
+    rc = require_captions(w.conn, ids, n, err);
     for (size_t i = 0; i < n && rc == L2CDB_OK; i++) {
         rc = delete_caption(s, w.conn, ids[i], err);
     }
-    if (rc != L2CDB_OK) {
-        sqlite3_exec(w.conn->db, "ROLLBACK TO captions", NULL, NULL, NULL);
-    }
-    sqlite3_exec(w.conn->db, "RELEASE captions", NULL, NULL, NULL);
     return l2c_write_end(&w, rc, err);
 }
 

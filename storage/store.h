@@ -43,6 +43,22 @@ void l2c_store_rollback(l2c_store *s);
 /* This thread has a transaction open: writing calls join it, l2c_store_begin would fail. */
 bool l2c_store_in_transaction(const l2c_store *s);
 
+/* Writing inside somebody else's transaction: that of a user's SQL connection, so that its BEGIN,
+ * ROLLBACK and SAVEPOINT hold for records as for every other table, and it sees what it has written.
+ * Between enter and leave the calls of this thread go to that connection; in between, and for all
+ * other threads, the store shows what is committed. */
+typedef struct l2c_store_guest l2c_store_guest;
+struct sqlite3;
+/* `db` (borrowed) has the write lock of the store's file, and has it until close. */
+l2cdb_status l2c_store_guest_open(l2c_store_guest **out, l2c_store *s, struct sqlite3 *db,
+                                  l2cdb_error *err);
+void l2c_store_guest_enter(l2c_store_guest *g);
+void l2c_store_guest_leave(l2c_store_guest *g);
+/* Right before the commit, entered: stores the change number. */
+l2cdb_status l2c_store_guest_finish(l2c_store_guest *g, l2cdb_error *err);
+/* After the commit, or when it was rolled back. NULL accepted. */
+void l2c_store_guest_close(l2c_store_guest *g);
+
 /* The last committed change number, seen across processes; cheap enough for every query. */
 l2cdb_status l2c_store_change(l2c_store *s, int64_t *change, l2cdb_error *err);
 /* The highest number the open transaction has given to a row (its own, if it has written any). */

@@ -153,13 +153,17 @@ l2cdb_status l2c_store_conn_run(l2c_store_conn *c, sqlite3_stmt *stmt, const cha
 
 /* ---- Opening --------------------------------------------------------------------------------- */
 
+static void finalize_all(l2c_store_conn *c) {
+    for (size_t i = 0; i < c->statements_count; i++) {
+        sqlite3_finalize(c->statements[i].stmt);
+    }
+}
+
 void l2c_store_conn_close(l2c_store_conn *c) {
     if (c == NULL) {
         return;
     }
-    for (size_t i = 0; i < c->statements_count; i++) {
-        sqlite3_finalize(c->statements[i].stmt);
-    }
+    finalize_all(c);
     sqlite3_close(c->db);
     l2c_free(c);
 }
@@ -268,7 +272,7 @@ bool l2c_store_in_transaction(const l2c_store *s) {
 
 l2cdb_status l2c_reader_get(l2c_store *s, l2c_store_conn **out, l2cdb_error *err) {
     if (owns_transaction(s)) {
-        *out = s->writer;
+        *out = s->active;
         return L2CDB_OK;
     }
     pthread_mutex_lock(&s->read_lock);
@@ -283,7 +287,7 @@ l2cdb_status l2c_reader_get(l2c_store *s, l2c_store_conn **out, l2cdb_error *err
 }
 
 void l2c_reader_put(l2c_store *s, l2c_store_conn *c) {
-    if (c == NULL || c == s->writer) {
+    if (c == NULL || (owns_transaction(s) && c == s->active)) {
         return;
     }
     pthread_mutex_lock(&s->read_lock);
@@ -311,6 +315,12 @@ void l2c_read_end(l2c_read *r) {
 
 /* ---- Transactions ---------------------------------------------------------------------------- */
 
+static void start_changes(l2c_store *s, int64_t last) {
+    s->change = last + 1;
+    s->change_rows = 0;
+    s->change_taken = false;
+}
+
 l2cdb_status l2c_store_begin(l2c_store *s, l2cdb_error *err) {
     if (s->writer == NULL) {
         l2c_fail(err, L2CDB_E_DENIED, "%s: opened read-only", s->path);
@@ -332,15 +342,20 @@ l2cdb_status l2c_store_begin(l2c_store *s, l2cdb_error *err) {
         pthread_mutex_unlock(&s->write_lock);
         return rc;
     }
-    s->change = last + 1;
-    s->change_rows = 0;
-    s->change_taken = false;
+    start_changes(s, last);
+    s->active = s->writer;
     atomic_store(&s->owner, this_thread());
     return L2CDB_OK;
 }
 
+/* The lock of the file is free already: a guest may be the owner by now. */
+static void disown(l2c_store *s) {
+    uintptr_t self = this_thread();
+    (void)atomic_compare_exchange_strong(&s->owner, &self, 0);
+}
+
 static void leave_transaction(l2c_store *s) {
-    atomic_store(&s->owner, 0);
+    disown(s);
     pthread_mutex_unlock(&s->write_lock);
 }
 
@@ -353,19 +368,24 @@ void l2c_store_rollback(l2c_store *s) {
     leave_transaction(s);
 }
 
+static l2cdb_status store_change(l2c_store *s, l2cdb_error *err) {
+    if (!s->change_taken) {
+        return L2CDB_OK;
+    }
+    sqlite3_stmt *stmt;
+    l2cdb_status rc = l2c_store_conn_prepare(s->active, &stmt, "UPDATE change SET value = ?1", err);
+    if (rc == L2CDB_OK) {
+        sqlite3_bind_int64(stmt, 1, s->change);
+        rc = l2c_store_conn_run(s->active, stmt, "storing the change number", err);
+    }
+    return rc;
+}
+
 l2cdb_status l2c_store_commit(l2c_store *s, l2cdb_error *err) {
     if (!owns_transaction(s)) {
         return l2c_fail(err, L2CDB_E_INTERNAL, "commit without a transaction of this thread");
     }
-    l2cdb_status rc = L2CDB_OK;
-    if (s->change_taken) {
-        sqlite3_stmt *stmt;
-        rc = l2c_store_conn_prepare(s->writer, &stmt, "UPDATE change SET value = ?1", err);
-        if (rc == L2CDB_OK) {
-            sqlite3_bind_int64(stmt, 1, s->change);
-            rc = l2c_store_conn_run(s->writer, stmt, "storing the change number", err);
-        }
-    }
+    l2cdb_status rc = store_change(s, err);
     if (rc == L2CDB_OK) {
         rc =
             l2c_store_conn_exec(s->writer, "COMMIT", err); // from here on the batch is acknowledged
@@ -376,6 +396,49 @@ l2cdb_status l2c_store_commit(l2c_store *s, l2cdb_error *err) {
     }
     leave_transaction(s);
     return L2CDB_OK;
+}
+
+l2cdb_status l2c_store_guest_open(l2c_store_guest **out, l2c_store *s, sqlite3 *db,
+                                  l2cdb_error *err) {
+    *out = NULL;
+    if (owns_transaction(s)) {
+        return l2c_fail(err, L2CDB_E_INTERNAL, "this thread has a transaction open already");
+    }
+    l2c_store_guest *g = l2c_calloc(1, sizeof *g);
+    if (g == NULL) {
+        return l2c_fail_nomem(err, sizeof *g);
+    }
+    g->store = s;
+    g->conn.db = db;
+    int64_t last, trimmed;
+    l2cdb_status rc = l2c_store_conn_change(&g->conn, &last, &trimmed, err);
+    if (rc != L2CDB_OK) {
+        l2c_store_guest_close(g);
+        return rc;
+    }
+    start_changes(s, last);
+    s->active = &g->conn;
+    *out = g;
+    return L2CDB_OK;
+}
+
+void l2c_store_guest_enter(l2c_store_guest *g) {
+    atomic_store(&g->store->owner, this_thread());
+}
+
+void l2c_store_guest_leave(l2c_store_guest *g) {
+    disown(g->store);
+}
+
+l2cdb_status l2c_store_guest_finish(l2c_store_guest *g, l2cdb_error *err) {
+    return store_change(g->store, err);
+}
+
+void l2c_store_guest_close(l2c_store_guest *g) {
+    if (g != NULL) {
+        finalize_all(&g->conn);
+        l2c_free(g);
+    }
 }
 
 int64_t l2c_store_change_pending(const l2c_store *s) {
@@ -395,6 +458,7 @@ int64_t l2c_write_change(l2c_store *s) {
 l2cdb_status l2c_write_begin(l2c_write *w, l2c_store *s, l2cdb_error *err) {
     *w = (l2c_write){ .store = s, .conn = s->writer };
     if (owns_transaction(s)) {
+        w->conn = s->active;
         return L2CDB_OK;
     }
     w->own = true;

@@ -33,12 +33,21 @@ struct l2c_store {
     /* The thread that has the transaction open (the address of a thread-local byte), 0: none. Any
      * thread may ask whether it is the owner, hence atomic. */
     atomic_uintptr_t owner;
+    /* The connection that its transaction is on: the writer, or that of a guest. This and the three
+     * below are written by whoever holds the write lock of the file. */
+    l2c_store_conn *active;
     int64_t change;            /* number that the transaction's rows get now */
     size_t change_rows;        /* rows that have it already */
     bool change_taken;         /* a number was used and must be stored */
     pthread_mutex_t read_lock; /* of the free list and the probe */
     l2c_store_conn *free;
     l2c_store_conn *probe; /* reads the change number */
+};
+
+/* A transaction of somebody else's connection that writes records. */
+struct l2c_store_guest {
+    l2c_store *store;
+    l2c_store_conn conn; /* its db is borrowed */
 };
 
 /* Translates SQLite's code into ours and says what was being done. */

@@ -23,9 +23,11 @@ static int teardown(void **state) {
     return 0;
 }
 
-/* The first column of the first row as text in a static buffer; "" without a row. */
+/* The first column of the first row as text in one of four static buffers; "" without a row. */
 static const char *one(l2cdb *db, const char *sql) {
-    static char text[512];
+    static char texts[4][512]; // two answers can be compared
+    static size_t next;
+    char *text = texts[next++ % 4];
     l2cdb_stmt *s;
     l2cdb_error err;
     bool row;
@@ -38,7 +40,7 @@ static const char *one(l2cdb *db, const char *sql) {
     }
     if (row) {
         const char *found = l2cdb_column_text(s, 0);
-        snprintf(text, sizeof text, "%s", found != NULL ? found : "NULL");
+        snprintf(text, sizeof texts[0], "%s", found != NULL ? found : "NULL");
     }
     l2cdb_finalize(s);
     return text;
@@ -302,6 +304,11 @@ static void writes(void **state) {
         status_of(db, "INSERT INTO captions(image_id, text) VALUES (5, 'a zebra')", NULL, &err),
         L2CDB_E_EXISTS);
     sql_run(db, "INSERT OR IGNORE INTO captions(image_id, text) VALUES (5, 'a zebra')");
+    assert_string_equal(one(db, "INSERT INTO captions(image_id, text) VALUES (6, 'returned') "
+                                "RETURNING id"),
+                        one(db, "SELECT max(id) FROM captions"));
+    assert_string_equal(
+        one(db, "SELECT text FROM captions WHERE id = (SELECT max(id) FROM captions)"), "returned");
     sql_run(db, "UPDATE captions SET text = 'a giraffe' WHERE text = 'a zebra'");
     assert_string_equal(one(db, "SELECT count(*) FROM hybrid('zebra', w_text => 1)"), "0");
     assert_string_equal(one(db, "SELECT id FROM hybrid('giraffe', w_text => 1)"), "5");
@@ -342,31 +349,129 @@ static void transactions(void **state) {
     sql_run(db, "COMMIT");
     assert_string_equal(one(db, "SELECT count(*) FROM images WHERE id = 20"), "0");
 
-    // A statement that fails halfway takes its transaction with it.
+    // A statement that fails halfway is undone, and the transaction goes on.
+    const char *half =
+        "INSERT INTO captions(image_id, text) VALUES (22, 'first'), (99999, 'second')";
     sql_run(db, "BEGIN");
-    assert_int_equal(
-        status_of(db,
-                  "INSERT INTO captions(image_id, text) VALUES (22, 'first'), (99999, 'second')",
-                  NULL, &err),
-        L2CDB_E_NOTFOUND);
-    assert_int_equal(status_of(db, "COMMIT", NULL, &err), L2CDB_E_INVALID);
-    status_of(db, "ROLLBACK", NULL, &err);
+    sql_run(db, "UPDATE images SET tags = 'kept' WHERE id = 22");
+    assert_int_equal(status_of(db, half, NULL, &err), L2CDB_E_NOTFOUND);
+    sql_run(db, "COMMIT");
     assert_string_equal(one(db, "SELECT count(*) FROM captions WHERE text = 'first'"), "0");
-    assert_int_equal(
-        status_of(db,
-                  "INSERT INTO captions(image_id, text) VALUES (22, 'first'), (99999, 'second')",
-                  NULL, &err),
-        L2CDB_E_NOTFOUND);
+    assert_string_equal(one(db, "SELECT tags FROM images WHERE id = 22"), "kept");
+    assert_int_equal(status_of(db, half, NULL, &err), L2CDB_E_NOTFOUND);
     assert_string_equal(one(db, "SELECT count(*) FROM captions WHERE text = 'first'"), "0");
 
-    // Both kinds of tables in one transaction are refused before they wait for each other.
-    sql_run(db, "BEGIN");
-    sql_run(db, "INSERT INTO note VALUES(2, 22, 'y')");
-    assert_int_equal(status_of(db, "DELETE FROM images WHERE id = 22", NULL, &err),
-                     L2CDB_E_UNSUPPORTED);
-    sql_run(db, "ROLLBACK");
-    assert_string_equal(one(db, "SELECT count(*) FROM images WHERE id = 22"), "1");
+    // Records and a table of the user's, together or not at all; savepoints too.
+    for (int commit = 0; commit < 2; commit++) {
+        sql_run(db, "BEGIN");
+        sql_run(db, "INSERT INTO note VALUES(2, 22, 'y')");
+        sql_run(db, "SAVEPOINT a");
+        sql_run(db, "DELETE FROM images WHERE id = 23");
+        sql_run(db, "ROLLBACK TO a");
+        sql_run(db, "DELETE FROM images WHERE id = 22");
+        sql_run(db, commit ? "COMMIT" : "ROLLBACK");
+        assert_string_equal(one(db, "SELECT count(*) FROM images WHERE id = 22"),
+                            commit ? "0" : "1");
+        assert_string_equal(one(db, "SELECT count(*) FROM images WHERE id = 23"), "1");
+        assert_string_equal(one(db, "SELECT count(*) FROM note WHERE id = 2"), commit ? "1" : "0");
+    }
     sql_run(db, "DROP TABLE note");
+}
+
+/* Broken: a transaction does not see what it has written, others do, or the index keeps something
+ * of one that was rolled back. */
+static void reads_its_writes(void **state) {
+    l2cdb *db = *state;
+    l2cdb *other = sql_fixture_open(path); // its indexes are opened inside the transaction
+    static const char near_32[] = "SELECT id FROM images WHERE id > 24 ORDER BY embedding <=> "
+                                  "(SELECT embedding FROM main.images WHERE id = 32), id LIMIT 1";
+    static const char captions[] = "SELECT count(*) FROM captions WHERE text = 'unsettled'";
+    char nearest[16];
+    snprintf(nearest, sizeof nearest, "%s", one(db, near_32));
+    assert_string_equal(nearest, "32");
+    for (int commit = 0; commit < 2; commit++) {
+        sql_run(other, "BEGIN");
+        sql_run(other, "INSERT INTO captions(image_id, text) VALUES (40, 'unsettled')");
+        sql_run(other, "UPDATE images SET tags = 'unsettled' WHERE id IN (32, 36)");
+        sql_run(other, "DELETE FROM images WHERE id = 36");
+        assert_string_equal(one(other, captions), "1");
+        assert_string_equal(one(other, "SELECT count(*) FROM images WHERE tags = 'unsettled'"),
+                            "1");
+        assert_string_equal(one(other, "SELECT tags FROM images ORDER BY embedding <=> (SELECT "
+                                       "embedding FROM images WHERE id = 32), id LIMIT 1"),
+                            "unsettled");
+        assert_string_equal(one(other,
+                                "SELECT count(*) FROM images WHERE id = 36 AND embedding <=> "
+                                "(SELECT embedding FROM images WHERE id = 32) < 3"),
+                            "0");
+        // A caption whose text has changed has no vector until the commit: it comes last.
+        sql_run(other, "UPDATE captions SET text = 'other words' WHERE id = 1");
+        assert_string_equal(one(other,
+                                "SELECT count(*) FROM captions WHERE id = 1 AND embedding <=>"
+                                " (SELECT embedding FROM captions WHERE id = 2) < 3"),
+                            "0");
+        assert_string_equal(one(db, captions), "0");
+        assert_string_equal(one(db, "SELECT count(*) FROM images WHERE id = 36"), "1");
+        sql_run(other, commit ? "COMMIT" : "ROLLBACK");
+        for (int i = 0; i < 2; i++) {
+            l2cdb *one_of = i == 0 ? db : other;
+            assert_string_equal(one(one_of, captions), commit ? "1" : "0");
+            assert_string_equal(
+                one(one_of, "SELECT count(*) FROM images WHERE id = 36 AND embedding <=> (SELECT "
+                            "embedding FROM images WHERE id = 32) < 3"),
+                commit ? "0" : "1");
+        }
+    }
+    l2cdb_close(other);
+}
+
+static void *tag_photos(void *ctx) {
+    l2cdb *db = ctx;
+    size_t *failed = calloc(1, sizeof *failed);
+    for (int i = 0; i < 60; i++) {
+        char sql[100];
+        l2cdb_error err;
+        snprintf(sql, sizeof sql, "UPDATE images SET tags = 'round %d' WHERE id %% 50 = %d", i,
+                 i % 50);
+        *failed += status_of(db, sql, NULL, &err) != L2CDB_OK;
+    }
+    return failed;
+}
+
+static void *add_captions(void *ctx) {
+    l2cdb *db = ctx;
+    size_t *failed = calloc(1, sizeof *failed);
+    for (int i = 0; i < 60; i++) {
+        char text[40];
+        l2cdb_error err;
+        int64_t id;
+        snprintf(text, sizeof text, "caption %d of the other side", i);
+        l2cdb_status rc = l2cdb_add_caption(db, 41, text, "en", "test", &id, &err);
+        *failed += rc != L2CDB_OK;
+    }
+    return failed;
+}
+
+/* Broken: writing through SQL and through the rest of the interface at once loses a write, or makes
+ * one of them fail. */
+static void writers_take_turns(void **state) {
+    l2cdb *db = *state;
+    pthread_t threads[3];
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, i < 2 ? tag_photos : add_captions, db),
+                         0);
+    }
+    for (int i = 0; i < 3; i++) {
+        void *failed;
+        pthread_join(threads[i], &failed);
+        assert_int_equal(*(size_t *)failed, 0);
+        free(failed);
+    }
+    assert_string_equal(
+        one(db, "SELECT count(*) FROM captions WHERE text LIKE 'caption % of the other side'"),
+        "60");
+    assert_string_equal(one(db, "SELECT count(*) FROM images WHERE tags LIKE 'round %'"),
+                        one(db, "SELECT count(*) FROM images"));
 }
 
 /* Broken: a user's view over images stops working when the file is opened again. */
@@ -670,6 +775,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(limits_and_interrupts, setup, teardown),
         cmocka_unit_test_setup_teardown(writes, setup, teardown),
         cmocka_unit_test_setup_teardown(transactions, setup, teardown),
+        cmocka_unit_test_setup_teardown(reads_its_writes, setup, teardown),
+        cmocka_unit_test_setup_teardown(writers_take_turns, setup, teardown),
         cmocka_unit_test_setup_teardown(views_and_joins, setup, teardown),
         cmocka_unit_test_setup_teardown(explain_tells, setup, teardown),
         cmocka_unit_test_setup_teardown(indexes, setup, teardown),

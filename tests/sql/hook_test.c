@@ -260,6 +260,7 @@ static void *ask(void *ctx) {
     for (int i = 0; i < 30; i++) {
         sqlite3 *db = NULL;
         *wrong += sqlite3_open(path, &db) != SQLITE_OK;
+        sqlite3_busy_timeout(db, 10000); // whoever closes last has the file for a moment
         if (loaded) {
             sqlite3_enable_load_extension(db, 1);
             *wrong += sqlite3_load_extension(db, library, NULL, NULL) != SQLITE_OK;

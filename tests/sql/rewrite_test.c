@@ -31,6 +31,19 @@ static const rewrite_case cases[] = {
     { "SELECT * FROM similar(id => 4)", "SELECT * FROM similar(4)" },
     { "SELECT * FROM hybrid(k => 5, text => 'x')", "SELECT * FROM hybrid('x', 5)" },
 
+    // RETURNING of what a virtual table was not given.
+    { "INSERT INTO captions(image_id, text) VALUES (1, 'x') RETURNING id",
+      "INSERT INTO captions(image_id, text) VALUES (1, 'x') RETURNING last_insert_rowid() AS id" },
+    { "INSERT INTO main.captions(image_id, text) SELECT id, 'x' FROM images RETURNING text AS id, "
+      "captions.rowid + 1, text id, (SELECT max(id) FROM images), abs(id);",
+      "INSERT INTO main.captions(image_id, text) SELECT id, 'x' FROM images RETURNING text AS id, "
+      "last_insert_rowid() + 1, text id, (SELECT max(id) FROM images), abs(last_insert_rowid());" },
+    { "INSERT INTO captions(image_id, text) VALUES (1, 'x') RETURNING *",
+      "INSERT INTO captions(image_id, text) VALUES (1, 'x') RETURNING last_insert_rowid() AS id,"
+      "image_id,text,language,source,added_at,embedding,score,distance" },
+    { "INSERT INTO notes(a) SELECT id FROM captions RETURNING id", NULL },
+    { "SELECT id FROM captions", NULL },
+
     // Left alone, byte for byte.
     { "SELECT '<=>', \"a<=>b\", [<=>], `<=>` -- <=>\n/* <=> */ FROM t",
       "SELECT '<=>', \"a<=>b\", [<=>], `<=>` -- <=>\n/* <=> */ FROM t" },
