@@ -20,7 +20,7 @@ void l2c_adamw_step(const l2c_adamw *o, float *p, float *m, float *v, const floa
         .eps = (float)o->eps,
     };
     const l2c_train_kernels *k = l2c_train_kernels_get();
-    const size_t piece = (size_t)1 << 15;
+    const size_t piece = (size_t)1 << 13;
 #pragma omp parallel for schedule(static) if (n > piece)
     for (size_t i = 0; i < n; i += piece) {
         k->adamw(p + i, m + i, v + i, grad + i, &f, n - i < piece ? n - i : piece);

@@ -56,10 +56,12 @@ typedef struct l2c_adapter_tape {
     float *memory;
     float *xhat;       /* [blocks+1, rows, d] */
     float *inverse;    /* [blocks+1, rows] */
-    float *u;          /* [blocks, rows, 2d], before gelu */
+    float *g;          /* [blocks, rows, 2d]: gelu(u) */
+    float *slope;      /* [blocks, rows, 2d]: gelu'(u) */
     float *x, *z;      /* [rows, d] */
-    float *g, *dg;     /* [rows, 2d] */
+    float *dg;         /* [rows, 2d] */
     float *input_norm; /* [rows] */
+    float *sums;       /* sums over a slice of rows each, see adapter_grad.c */
 } l2c_adapter_tape;
 
 l2cdb_status l2c_adapter_tape_init(l2c_adapter_tape *tape, const l2c_head_shape *shape,
@@ -69,14 +71,14 @@ void l2c_adapter_tape_fini(l2c_adapter_tape *tape);
 /* y[rows,E] = adapter(v[rows,d]) with parameters `p` (the block); fills the tape. */
 l2cdb_status l2c_adapter_forward(const l2c_param_table *t, const float *p, l2c_adapter_tape *tape,
                                  float *y, const float *v, size_t rows, l2cdb_error *err);
-/* From dy[rows,E] (overwritten) and the tape of the last forward: adds the gradient of every
- * adapter parameter to the block `g`. dv (NULL or [rows,d]) gets the gradient by v, through the
- * first normalisation; `v` is then the forward's input. */
+/* From dy[rows,E] (kept) and the tape of the last forward, whose rows it must be: the gradient of
+ * every adapter parameter into the block `g`, overwriting what was there. dv (NULL or [rows,d])
+ * gets the gradient by v, through the first normalisation; `v` is then the forward's input. */
 l2cdb_status l2c_adapter_backward(const l2c_param_table *t, const float *p, float *g,
-                                  l2c_adapter_tape *tape, float *dy, float *dv, const float *v,
-                                  size_t rows, l2cdb_error *err);
+                                  l2c_adapter_tape *tape, const float *dy, float *dv,
+                                  const float *v, size_t rows, l2cdb_error *err);
 
-/* y[rows,E] = W x (+ b) of the image projection, and its gradient added to `g`. */
+/* y[rows,E] = W x (+ b) of the image projection, and its gradient into `g`. */
 l2cdb_status l2c_projection_forward(const l2c_param_table *t, const float *p, float *y,
                                     const float *x, size_t rows, l2cdb_error *err);
 l2cdb_status l2c_projection_backward(const l2c_param_table *t, float *g, const float *dy,

@@ -30,9 +30,10 @@
 
 #define KERNELS(level)                                                                             \
     {                                                                                              \
-        log_sum_exp_##level, probabilities_##level, symmetric_row_##level, gelu_row_##level,       \
-            gelu_back_row_##level, norm_row_##level, norm_back_row_##level, add_row_##level,       \
-            add_product_row_##level, adamw_##level, square_sum_##level                             \
+        log_sum_exp_##level, columns_sum_exp_##level, columns_merge_##level,                       \
+            probabilities_##level, symmetric_row_##level, gelu_row_##level, multiply_row_##level,  \
+            norm_row_##level, affine_row_##level, norm_back_row_##level, add_row_##level,          \
+            adamw_##level, square_sum_##level                                                      \
     }
 
 static l2c_train_kernels use = KERNELS(plain);

@@ -26,6 +26,40 @@ TARGET static double FN(log_sum_exp)(const float *x, size_t n) {
     return (double)most + log(sum);
 }
 
+/* For each column of S [rows, n]: its largest value, and the sum of exp(x - largest). */
+TARGET static void FN(columns_sum_exp)(float *most, float *sum, const float *S, size_t stride,
+                                       size_t rows, size_t n) {
+    for (size_t j = 0; j < n; j++) {
+        most[j] = S[j];
+        sum[j] = 0.0F;
+    }
+    for (size_t i = 1; i < rows; i++) {
+        const float *x = S + i * stride;
+#pragma omp simd
+        for (size_t j = 0; j < n; j++) {
+            most[j] = x[j] > most[j] ? x[j] : most[j];
+        }
+    }
+    for (size_t i = 0; i < rows; i++) {
+        const float *x = S + i * stride;
+#pragma omp simd
+        for (size_t j = 0; j < n; j++) {
+            sum[j] += FN(exp)(x[j] - most[j]);
+        }
+    }
+}
+
+/* Two such results into the first. */
+TARGET static void FN(columns_merge)(float *most, float *sum, const float *more_most,
+                                     const float *more_sum, size_t n) {
+#pragma omp simd
+    for (size_t j = 0; j < n; j++) {
+        float m = more_most[j] > most[j] ? more_most[j] : most[j];
+        sum[j] = sum[j] * FN(exp)(most[j] - m) + more_sum[j] * FN(exp)(more_most[j] - m);
+        most[j] = m;
+    }
+}
+
 /* x_j = exp(x_j - lse) * share */
 TARGET static void FN(probabilities)(float *x, float lse, float share, size_t n) {
 #pragma omp simd
@@ -53,23 +87,25 @@ TARGET static double FN(symmetric_row)(float *x, float row_lse, const float *col
     return (double)sum;
 }
 
-/* g = gelu(u) */
-TARGET static void FN(gelu_row)(float *g, const float *u, size_t n) {
+/* With v = u + bias: g = gelu(v), and in u's place gelu'(v) = Φ(v) + v φ(v). */
+TARGET static void FN(gelu_row)(float *g, float *u, const float *bias, size_t n) {
 #pragma omp simd
     for (size_t i = 0; i < n; i++) {
-        g[i] = 0.5F * u[i] * (1.0F + FN(erf)(u[i] * 0.70710678F));
-    }
-}
-
-/* g = gelu(u) again, and dg *= gelu'(u) = Φ(u) + u φ(u). */
-TARGET static void FN(gelu_back_row)(float *g, float *dg, const float *u, size_t n) {
-#pragma omp simd
-    for (size_t i = 0; i < n; i++) {
-        float x = u[i];
+        float x = u[i] + bias[i];
         float cdf = 0.5F * (1.0F + FN(erf)(x * 0.70710678F));
         float pdf = 0.39894228F * FN(exp)(-0.5F * x * x);
         g[i] = x * cdf;
-        dg[i] *= cdf + x * pdf;
+        u[i] = cdf + x * pdf;
+    }
+}
+
+/* a *= b, and that into the sum over rows. */
+TARGET static void FN(multiply_row)(float *a, float *sum, const float *b, size_t n) {
+#pragma omp simd
+    for (size_t i = 0; i < n; i++) {
+        float product = a[i] * b[i];
+        a[i] = product;
+        sum[i] += product;
     }
 }
 
@@ -96,36 +132,45 @@ TARGET static float FN(norm_row)(float *z, float *xhat, const float *x, const fl
     return inverse;
 }
 
-/* dx += inverse * (dh - mean(dh) - xhat * mean(dh * xhat)), dh = dz * weight. */
-TARGET static void FN(norm_back_row)(float *dx, const float *dz, const float *xhat,
-                                     const float *weight, float inverse, size_t n) {
-    float sum = 0, along = 0;
-#pragma omp simd reduction(+ : sum, along)
-    for (size_t i = 0; i < n; i++) {
-        float dh = dz[i] * weight[i];
-        sum += dh;
-        along += dh * xhat[i];
-    }
-    sum /= (float)n;
-    along /= (float)n;
+/* z = xhat * weight + bias */
+TARGET static void FN(affine_row)(float *z, const float *xhat, const float *weight,
+                                  const float *bias, size_t n) {
 #pragma omp simd
     for (size_t i = 0; i < n; i++) {
-        dx[i] += inverse * (dz[i] * weight[i] - sum - xhat[i] * along);
+        z[i] = xhat[i] * weight[i] + bias[i];
     }
 }
 
-/* sum[i] += a[i], and sum[i] += a[i] * b[i]. */
+/* dx += inverse * (dh - mean(dh) - xhat * mean(dh * xhat)), dh = dz * weight; and the sums over
+ * rows of dz * xhat, dz and the new dx. */
+TARGET static void FN(norm_back_row)(float *dx, const l2c_norm_sums *sums, const float *dz,
+                                     const float *xhat, const float *weight, float inverse,
+                                     size_t n) {
+    float *dweight = sums->dweight, *dbias = sums->dbias, *dx_sum = sums->dx;
+    float mean = 0, along = 0;
+#pragma omp simd reduction(+ : mean, along)
+    for (size_t i = 0; i < n; i++) {
+        float dh = dz[i] * weight[i];
+        mean += dh;
+        along += dh * xhat[i];
+        dweight[i] += dz[i] * xhat[i];
+        dbias[i] += dz[i];
+    }
+    mean /= (float)n;
+    along /= (float)n;
+#pragma omp simd
+    for (size_t i = 0; i < n; i++) {
+        float d = dx[i] + inverse * (dz[i] * weight[i] - mean - xhat[i] * along);
+        dx[i] = d;
+        dx_sum[i] += d;
+    }
+}
+
+/* sum[i] += a[i] */
 TARGET static void FN(add_row)(float *sum, const float *a, size_t n) {
 #pragma omp simd
     for (size_t i = 0; i < n; i++) {
         sum[i] += a[i];
-    }
-}
-
-TARGET static void FN(add_product_row)(float *sum, const float *a, const float *b, size_t n) {
-#pragma omp simd
-    for (size_t i = 0; i < n; i++) {
-        sum[i] += a[i] * b[i];
     }
 }
 

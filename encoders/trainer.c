@@ -30,12 +30,12 @@ struct l2c_trainer {
     /* Scratch of a step, for R = rows_max rows (two batches when captions have positives). */
     size_t rows_max;
     float *memory;
-    float *text;              /* [R,d] */
+    float *text;              /* [R,d]: both captions of each row; unused without second ones */
     float *y, *dy;            /* [R,E]: adapter outputs, then unit vectors, and their gradient */
-    float *dy2;               /* [R,E]: gradient of the second loss */
+    float *dy2;               /* [B,E]: gradient of the second loss */
     float *v, *dv;            /* [B,E]: photos */
     float *y_norms, *v_norms; /* [R], [B] */
-    float *logits;            /* [2*B*B] */
+    float *logits;            /* scratch of the losses */
 };
 
 void l2c_trainer_options_init(l2c_trainer_options *o) {
@@ -117,7 +117,7 @@ static l2cdb_status allocate(l2c_trainer *t, l2cdb_error *err) {
         }
         memset(*blocks[i], 0, n * sizeof(float));
     }
-    size_t floats = R * d + 3 * R * E + 2 * B * E + R + B + 2 * B * B;
+    size_t floats = R * d + 2 * R * E + 3 * B * E + R + B + l2c_loss_scratch(B, 0);
     float *m = l2c_alloc_aligned(floats, sizeof *m);
     if (m == NULL) {
         return l2c_fail_nomem(err, floats * sizeof *m);
@@ -126,7 +126,7 @@ static l2cdb_status allocate(l2c_trainer *t, l2cdb_error *err) {
     t->text = m, m += R * d;
     t->y = m, m += R * E;
     t->dy = m, m += R * E;
-    t->dy2 = m, m += R * E;
+    t->dy2 = m, m += B * E;
     t->v = m, m += B * E;
     t->dv = m, m += B * E;
     t->y_norms = m, m += R;
@@ -200,13 +200,16 @@ void l2c_trainer_free(l2c_trainer *t) {
 
 static l2cdb_status check_rows(const float *x, size_t rows, size_t width, const char *what,
                                l2cdb_error *err) {
-    for (size_t i = 0; x != NULL && i < rows; i++) {
-        if (!l2c_vec_finite(x + i * width, width)) {
-            return l2c_fail(err, L2CDB_E_INVALID, "row %zu of the %s features is not finite", i,
-                            what);
+    size_t bad = rows;
+#pragma omp parallel for schedule(static) reduction(min : bad) if (x != NULL)
+    for (size_t i = 0; i < rows; i++) {
+        if (x != NULL && i < bad && !l2c_vec_finite(x + i * width, width)) {
+            bad = i;
         }
     }
-    return L2CDB_OK;
+    return bad == rows ? L2CDB_OK
+                       : l2c_fail(err, L2CDB_E_INVALID, "row %zu of the %s features is not finite",
+                                  bad, what);
 }
 
 static l2cdb_status check_batch(const l2c_trainer *t, const l2c_train_batch *b, l2cdb_error *err) {
@@ -262,20 +265,34 @@ static l2cdb_status image_loss(l2c_trainer *t, const l2c_train_batch *b, double 
     return rc;
 }
 
-/* Caption and second caption (rows B..2B of y): adds to dy. */
+/* Caption and second caption (rows B..2B of y): adds to dy[0..B) if photos have been there, and
+ * leaves the second captions' gradient in dy[B..2B). */
 static l2cdb_status caption_loss(l2c_trainer *t, const l2c_train_batch *b, double *loss,
                                  l2cdb_error *err) {
     const size_t B = b->rows, E = t->table.shape.width;
-    l2cdb_status rc = l2c_loss_captions(loss, t->dy2, t->dy2 + B * E, NULL, t->logits, t->y,
+    float *dq = b->image != NULL ? t->dy2 : t->dy;
+    l2cdb_status rc = l2c_loss_captions(loss, dq, t->dy + B * E, NULL, t->logits, t->y,
                                         t->y + B * E, NULL, b->group, B, 0, E, CAPTION_SCALE, err);
-    if (rc == L2CDB_OK) {
-        l2c_vec_axpy(t->dy, t->dy2, 1.0f, 2 * B * E);
+    if (rc == L2CDB_OK && dq != t->dy) {
+        l2c_vec_axpy(t->dy, dq, 1.0f, B * E);
     }
     return rc;
 }
 
+/* In as many parts whatever the threads, so that it is the same sum. */
 static double gradient_norm(const l2c_trainer *t) {
-    return sqrt(l2c_train_kernels_get()->square_sum(t->grad, t->table.floats));
+    enum { PARTS = 64 };
+    const l2c_train_kernels *K = l2c_train_kernels_get();
+    const size_t n = t->table.floats;
+    double parts[PARTS], sum = 0;
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < PARTS; i++) {
+        parts[i] = K->square_sum(t->grad + n * i / PARTS, n * (i + 1) / PARTS - n * i / PARTS);
+    }
+    for (size_t i = 0; i < PARTS; i++) {
+        sum += parts[i];
+    }
+    return sqrt(sum);
 }
 
 static void update(l2c_trainer *t, double lr, double norm) {
@@ -302,19 +319,22 @@ static l2cdb_status take_step(l2c_trainer *t, const l2c_train_batch *b, l2c_trai
     }
     const size_t B = b->rows, d = t->table.shape.text_width, E = t->table.shape.width;
     const size_t rows = b->positive != NULL ? 2 * B : B;
-    memcpy(t->text, b->text, B * d * sizeof(float));
+    const float *text = b->text;
     if (b->positive != NULL) {
+        memcpy(t->text, b->text, B * d * sizeof(float));
         memcpy(t->text + B * d, b->positive, B * d * sizeof(float));
+        text = t->text;
     }
-    rc = l2c_adapter_forward(&t->table, t->params, &t->tape, t->y, t->text, rows, err);
+    rc = l2c_adapter_forward(&t->table, t->params, &t->tape, t->y, text, rows, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
     l2c_unit_forward(t->y, t->y_norms, rows, E);
 
     double loss_image = 0, loss_captions = 0;
-    memset(t->grad, 0, t->table.floats * sizeof(float));
-    memset(t->dy, 0, rows * E * sizeof(float));
+    // What is learnt from photos only; the adapter's gradient is overwritten.
+    const size_t rest = t->table.params[t->table.out + 2].offset;
+    memset(t->grad + rest, 0, (t->table.floats - rest) * sizeof(float));
     if (b->image != NULL) {
         rc = image_loss(t, b, &loss_image, err);
     }
