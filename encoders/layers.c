@@ -7,29 +7,47 @@
 
 #include "engine/base/cpu.h"
 
-typedef float l2c_v16 __attribute__((vector_size(64)));
-/* The same anywhere in an array of float. */
-typedef float l2c_v16u __attribute__((vector_size(64), aligned(4), may_alias));
+#define VECTOR_TYPES(lanes)                                                                        \
+    typedef float l2c_v##lanes __attribute__((vector_size((lanes) * sizeof(float))));              \
+    typedef float l2c_u##lanes                                                                     \
+        __attribute__((vector_size((lanes) * sizeof(float)), aligned(4), may_alias))
+
+VECTOR_TYPES(4);
 
 #define FN(name) name##_plain
 #define TARGET
+#define VECTOR l2c_v4
+#define UNALIGNED l2c_u4
 #include "encoders/layers_kernels.h"
 #undef FN
 #undef TARGET
+#undef VECTOR
+#undef UNALIGNED
 
 #if defined(__x86_64__)
+VECTOR_TYPES(8);
+VECTOR_TYPES(16);
+
 #define FN(name) name##_avx2
 #define TARGET __attribute__((target("avx2,fma")))
+#define VECTOR l2c_v8
+#define UNALIGNED l2c_u8
 #include "encoders/layers_kernels.h"
 #undef FN
 #undef TARGET
+#undef VECTOR
+#undef UNALIGNED
 
 #define FN(name) name##_avx512
 #define TARGET                                                                                     \
     __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512")))
+#define VECTOR l2c_v16
+#define UNALIGNED l2c_u16
 #include "encoders/layers_kernels.h"
 #undef FN
 #undef TARGET
+#undef VECTOR
+#undef UNALIGNED
 #endif
 
 typedef struct kernels {

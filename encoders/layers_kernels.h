@@ -1,5 +1,6 @@
-/* The loops of layers.c, included once per processor level with FN (a name's suffix) and TARGET
- * (the function attribute) defined. Written so that compilers vectorise them: no branches inside,
+/* The loops of layers.c, included once per processor level with FN (a name's suffix), TARGET (the
+ * function attribute), VECTOR and UNALIGNED (its register of floats, and one anywhere in an array)
+ * defined. Written so that compilers vectorise them: no branches inside,
  * reductions marked. */
 
 #include "encoders/math_kernels.h"
@@ -170,14 +171,16 @@ TARGET static void FN(bf16_row)(uint16_t *out, const float *x, size_t n) {
     }
 }
 
-/* Six rows by two vectors of sixteen: twelve sums, two columns of b and one factor in registers. */
+/* Six rows by two of the level's vectors: twelve sums, two columns of b and one factor in
+ * registers. n is a multiple of 32. */
 TARGET static void FN(tile_rows)(float *c, size_t ldc, const float *a, size_t lda, const float *b,
                                  size_t ldb, size_t n, size_t k, const size_t rows) {
-    for (size_t j = 0; j < n; j += 32) {
-        l2c_v16 sum[6][2] = { { { 0 } } };
+    const size_t lanes = sizeof(VECTOR) / sizeof(float);
+    for (size_t j = 0; j < n; j += 2 * lanes) {
+        VECTOR sum[6][2] = { { { 0 } } };
         for (size_t p = 0; p < k; p++) {
-            l2c_v16 b0 = *(const l2c_v16u *)(b + p * ldb + j);
-            l2c_v16 b1 = *(const l2c_v16u *)(b + p * ldb + j + 16);
+            VECTOR b0 = *(const UNALIGNED *)(b + p * ldb + j);
+            VECTOR b1 = *(const UNALIGNED *)(b + p * ldb + j + lanes);
 #pragma GCC unroll 6
             for (size_t i = 0; i < 6; i++) {
                 if (i < rows) {
@@ -190,8 +193,8 @@ TARGET static void FN(tile_rows)(float *c, size_t ldc, const float *a, size_t ld
 #pragma GCC unroll 6
         for (size_t i = 0; i < 6; i++) {
             if (i < rows) {
-                *(l2c_v16u *)(c + i * ldc + j) = sum[i][0];
-                *(l2c_v16u *)(c + i * ldc + j + 16) = sum[i][1];
+                *(UNALIGNED *)(c + i * ldc + j) = sum[i][0];
+                *(UNALIGNED *)(c + i * ldc + j + lanes) = sum[i][1];
             }
         }
     }

@@ -54,13 +54,25 @@ static void detect_x86(void) {
 static void detect(void) {
 #if defined(__x86_64__)
     detect_x86();
-    const char *most = getenv("L2CDB_CPU");
-    if (most != NULL && strcmp(most, "plain") == 0) {
-        found = (l2c_cpu){ 0 };
-    } else if (most != NULL && strcmp(most, "avx2") == 0) {
-        found = (l2c_cpu){ .avx2_fma = found.avx2_fma };
-    } else if (most != NULL && strcmp(most, "avx512") == 0) {
-        found = (l2c_cpu){ .avx2_fma = found.avx2_fma, .avx512 = found.avx512 };
+    // What every processor of a level has: Haswell, Skylake-X, Cascade Lake.
+    const struct {
+        const char *name;
+        l2c_cpu most;
+    } levels[] = {
+        { "plain", { 0 } },
+        { "avx2", { .avx2_fma = found.avx2_fma } },
+        { "avx512", { .avx2_fma = found.avx2_fma, .avx512 = found.avx512 } },
+        { "vnni",
+          { .avx2_fma = found.avx2_fma,
+            .avx512 = found.avx512,
+            .avx512_vnni = found.avx512_vnni } },
+    };
+    const char *wish = getenv("L2CDB_CPU");
+    for (size_t i = 0; wish != NULL && i < sizeof levels / sizeof *levels; i++) {
+        if (strcmp(wish, levels[i].name) == 0) {
+            found = levels[i].most;
+            break;
+        }
     }
 #elif defined(__aarch64__)
     found.neon = true;

@@ -20,7 +20,7 @@ typedef struct l2c_cpu {
 } l2c_cpu;
 
 /* Never NULL; constant after the first call; any thread. The environment variable
- * L2CDB_CPU=plain|avx2|avx512 lowers what is reported, so that tests reach every path. */
+ * L2CDB_CPU=plain|avx2|avx512|vnni lowers what is reported, so that tests reach every path. */
 const l2c_cpu *l2c_cpu_get(void);
 
 /* "avx2 avx512 vnni bf16 amx-bf16 amx-int8" into out; for `version --verbose` and the logs. */
