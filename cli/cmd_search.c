@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "cli/commands.h"
+#include "cli/interrupt.h"
 #include "cli/preview.h"
 #include "cli/progress.h"
 #include "cli/render.h"
@@ -274,7 +275,7 @@ static int ask_vectors(l2cdb *db, l2cdb_query *q, l2cdb_term *terms, face_kind f
     l2cdb_term *vector = &terms[q->terms_count++];
     *vector =
         (l2cdb_term){ .kind = L2CDB_TERM_VECTOR, .size = columns * sizeof(float), .weight = 1 };
-    for (size_t i = 0; i < rows && rc == L2C_EXIT_DONE && !l2c_session_interrupted(); i++) {
+    for (size_t i = 0; i < rows && rc == L2C_EXIT_DONE && !l2c_interrupt_seen(); i++) {
         vector->data = vectors + i * columns;
         rc = ask(db, q, face, table, (int64_t)i, width);
     }

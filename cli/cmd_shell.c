@@ -40,7 +40,6 @@ static int run(const char *const *args, size_t args_count) {
         l2c_render_mode_parse(&sh.mode, o.mode);
     }
     rc = l2c_shell_run(&sh);
-    l2c_shell_catch(NULL);
     l2c_shell_command(&sh, ".output");
     if (sh.once != NULL) {
         fclose(sh.once);

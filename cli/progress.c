@@ -7,8 +7,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cli/interrupt.h"
 #include "cli/options.h"
-#include "cli/session.h"
 #include "cli/term.h"
 
 static bool line_is_shown;
@@ -96,7 +96,7 @@ static size_t compose(char *line, size_t size, const l2c_progress *self, const l
 
 bool l2c_progress_show(void *ctx, const l2cdb_progress *p) {
     l2c_progress *self = ctx;
-    if (l2c_session_interrupted()) {
+    if (l2c_interrupt_seen()) {
         l2c_progress_clear();
         return false;
     }

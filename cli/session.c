@@ -1,7 +1,6 @@
 #include "cli/session.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/progress.h"
 
@@ -46,39 +46,6 @@ static void log_line(void *ctx, l2cdb_log_level level, const char *line) {
 
 void l2c_session_log(void) {
     l2cdb_log_set(log_line, NULL, l2c_options_common.verbose ? L2CDB_LOG_DEBUG : L2CDB_LOG_WARN);
-}
-
-/* ---- Ctrl-C ---------------------------------------------------------------------------------- */
-
-static l2cdb *volatile interruptible;
-static volatile sig_atomic_t interrupted;
-
-static void on_interrupt(int signal_number) {
-    (void)signal_number;
-    interrupted = 1;
-    if (interruptible != NULL) {
-        l2cdb_interrupt(interruptible);
-    }
-}
-
-static void catch_interrupt(l2cdb *db) {
-    interruptible = db;
-    // SA_RESETHAND: whoever presses twice means it. No SA_RESTART: a blocked read shall return.
-    struct sigaction action = { .sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND };
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-}
-
-void l2c_session_close(l2cdb *db) {
-    l2cdb_close(db);
-    // Not before: a Ctrl-C shall end a build that close waits for.
-    if (interruptible == db) {
-        interruptible = NULL;
-    }
-}
-
-bool l2c_session_interrupted(void) {
-    return interrupted != 0;
 }
 
 /* ---- The database ---------------------------------------------------------------------------- */
@@ -164,6 +131,11 @@ int l2c_session_open(l2cdb **out, const l2cdb_open_options *options, unsigned fl
     if (l2cdb_open(out, path, &o, &err) != L2CDB_OK) {
         return l2c_session_fail(&err);
     }
-    catch_interrupt(*out);
+    l2c_interrupt_watch(*out, true);
     return L2C_EXIT_DONE;
+}
+
+void l2c_session_close(l2cdb *db) {
+    l2cdb_close(db);
+    l2c_interrupt_forget(db);
 }

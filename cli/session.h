@@ -33,8 +33,6 @@ int l2c_session_fail(const l2cdb_error *err);
 /* The same for what the cli itself finds; hint may be NULL. */
 int l2c_session_error(const char *hint, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-bool l2c_session_interrupted(void);
-
 /* The library's warnings (all of its log with -v) on stderr from now on. */
 void l2c_session_log(void);
 

@@ -8,37 +8,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/session.h"
 #include "cli/term.h"
-
-/* ---- Ctrl-C ------------------------------------------------------------------------------------
- */
-
-static l2cdb *volatile running_on;
-static volatile sig_atomic_t interrupted;
-
-static void on_interrupt(int number) {
-    (void)number;
-    interrupted = 1;
-    if (running_on != NULL) {
-        l2cdb_interrupt(running_on);
-    }
-}
-
-void l2c_shell_catch(l2cdb *db) {
-    running_on = db;
-    // No SA_RESTART: the line editor's read shall return, so that the line can be given up.
-    struct sigaction action = { .sa_handler = on_interrupt };
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-}
-
-bool l2c_shell_interrupted(void) {
-    bool was = interrupted != 0;
-    interrupted = 0;
-    return was;
-}
 
 /* ---- Output ------------------------------------------------------------------------------------
  */
@@ -97,14 +70,14 @@ int l2c_shell_sql(l2c_shell *sh, const char *text) {
     // A reader of ours that stops early (a pager that was left) is no reason to die.
     struct sigaction ignore = { .sa_handler = SIG_IGN }, before;
     sigaction(SIGPIPE, &ignore, &before);
-    l2c_shell_interrupted();
+    l2c_interrupt_take();
     int rc = l2c_sql_text_run(sh->db, text, &sh->sql);
     if (pager != NULL) {
         pclose(pager);
     }
     close_once(sh);
     sigaction(SIGPIPE, &before, NULL);
-    l2c_shell_interrupted();
+    l2c_interrupt_take();
     return rc;
 }
 
@@ -192,7 +165,7 @@ int l2c_shell_read(l2c_shell *sh, FILE *in) {
             d.size = 0;
             break;
         }
-        if (l2c_shell_interrupted()) {
+        if (l2c_interrupt_take()) {
             worst = L2C_EXIT_FAILED;
             break;
         }
@@ -232,7 +205,7 @@ int l2c_shell_run(l2c_shell *sh) {
     sh->interactive = isatty(STDIN_FILENO) != 0 && isatty(STDOUT_FILENO) != 0;
     sh->bail = !sh->interactive;
     sh->sql.changes = sh->interactive;
-    l2c_shell_catch(sh->db);
+    l2c_interrupt_watch(sh->db, false);
     if (!sh->interactive) {
         return l2c_shell_read(sh, stdin);
     }
@@ -250,9 +223,8 @@ int l2c_shell_open(l2c_shell *sh, const char *path) {
     if (l2cdb_open(&db, path, &o, &err) != L2CDB_OK) {
         return l2c_session_fail(&err);
     }
-    l2c_shell_catch(NULL);
     l2c_session_close(sh->db);
     sh->db = db;
-    l2c_shell_catch(db);
+    l2c_interrupt_watch(db, false);
     return L2C_EXIT_DONE;
 }

@@ -45,11 +45,6 @@ const char *const *l2c_shell_command_names(void);
 /* Opens `path` (created if need be) and closes what was open; an exit status. */
 int l2c_shell_open(l2c_shell *sh, const char *path);
 
-/* True once after each Ctrl-C. */
-bool l2c_shell_interrupted(void);
-/* From now on Ctrl-C interrupts the statement that runs on db (NULL: none). */
-void l2c_shell_catch(l2cdb *db);
-
 /* ---- The line editor ---- */
 
 typedef struct l2c_shell_edit l2c_shell_edit;

@@ -7,6 +7,7 @@
 #include <strings.h>
 #include <unistd.h>
 
+#include "cli/interrupt.h"
 #include "cli/shell.h"
 #include "cli/term.h"
 
@@ -300,9 +301,9 @@ const char *l2c_shell_edit_line(l2c_shell_edit *e, bool continues, bool *given_u
     e->continues = continues;
     *given_up = false;
     int size = 0;
-    l2c_shell_interrupted();
+    l2c_interrupt_take();
     const char *line = el_gets(e->el, &size);
-    if (l2c_shell_interrupted()) {
+    if (l2c_interrupt_take()) {
         el_reset(e->el);
         fputs("^C\n", stdout);
         fflush(stdout);
