@@ -64,8 +64,7 @@ l2c_backend l2c_gemm_default(void) {
 }
 
 /* NULL if this build or processor has none. */
-static const l2c_gemm_backend *backend_get(l2c_backend backend, l2c_precision precision) {
-    bool shorter = precision == L2C_PRECISION_BF16 || precision == L2C_PRECISION_INT8;
+static const l2c_gemm_backend *backend_get(l2c_backend backend) {
     switch (backend == L2C_BACKEND_AUTO ? l2c_gemm_default() : backend) {
     case L2C_BACKEND_NAIVE:
         return &l2c_gemm_naive;
@@ -74,14 +73,17 @@ static const l2c_gemm_backend *backend_get(l2c_backend backend, l2c_precision pr
     case L2C_BACKEND_ONEDNN:
         return onednn;
     case L2C_BACKEND_AMX:
-        if (shorter) {
-            return l2c_amx_usable() ? &l2c_gemm_amx : NULL;
-        }
-        return onednn != NULL ? onednn : &l2c_gemm_openblas;
+        return l2c_amx_usable() ? &l2c_gemm_amx : NULL;
     case L2C_BACKEND_AUTO:
         break;
     }
     return NULL;
+}
+
+/* The same for plain products, with the best of the others for a backend that has none. */
+static const l2c_gemm_backend *plain_get(l2c_backend backend) {
+    const l2c_gemm_backend *b = backend_get(backend);
+    return b == NULL || b->gemm != NULL ? b : onednn != NULL ? onednn : &l2c_gemm_openblas;
 }
 
 /* ---- The team ------------------------------------------------------------------------------- */
@@ -89,8 +91,8 @@ static const l2c_gemm_backend *backend_get(l2c_backend backend, l2c_precision pr
 l2c_team l2c_team_begin(size_t threads) {
     l2c_team before = { .omp_before = omp_get_max_threads() };
     // OpenBLAS has threads of its own: beside ours they would only fight for the cores.
-    before.blas_before = l2c_openblas_threads(
-        backend_get(L2C_BACKEND_AUTO, L2C_PRECISION_F32) == &l2c_gemm_openblas ? 1 : 0);
+    before.blas_before =
+        l2c_openblas_threads(plain_get(L2C_BACKEND_AUTO) == &l2c_gemm_openblas ? 1 : 0);
     size_t cores = l2c_cpu_count();
     omp_set_num_threads((int)(threads == 0 ? cores : threads > 1024 ? 1024 : threads));
     return before;
@@ -203,18 +205,16 @@ static bool any_bias(const l2c_linear_part *parts, size_t parts_count) {
 }
 
 static l2c_precision precision_of(const l2c_gemm_backend *backend, l2c_precision wish) {
-    if ((wish == L2C_PRECISION_BF16 && backend->has_bf16) ||
-        (wish == L2C_PRECISION_INT8 && backend->has_int8)) {
-        return wish;
-    }
-    return L2C_PRECISION_F32;
+    bool has = (wish == L2C_PRECISION_BF16 && backend->has_bf16) ||
+               (wish == L2C_PRECISION_INT8 && backend->has_int8);
+    return has && (backend->takes == NULL || backend->takes(wish)) ? wish : L2C_PRECISION_F32;
 }
 
 l2cdb_status l2c_linear_new(l2c_linear **out, const l2c_linear_part *parts, size_t parts_count,
                             size_t in, l2c_precision precision, l2c_backend backend,
                             l2cdb_error *err) {
     *out = NULL;
-    const l2c_gemm_backend *b = backend_get(backend, precision);
+    const l2c_gemm_backend *b = backend_get(backend);
     if (b == NULL) {
         return l2c_fail(err, L2CDB_E_UNSUPPORTED, "%s does not run here",
                         l2c_backend_name(backend));
@@ -226,9 +226,9 @@ l2cdb_status l2c_linear_new(l2c_linear **out, const l2c_linear_part *parts, size
     l->backend = b;
     l->precision = precision_of(b, precision);
     l->in = in;
-    l->in_padded = l->precision == L2C_PRECISION_INT8   ? round_up(in, b->align_int8)
-                   : l->precision == L2C_PRECISION_BF16 ? round_up(in, b->align_bf16)
-                                                        : in;
+    l->in_padded = round_up(in, l->precision == L2C_PRECISION_INT8   ? b->align_int8
+                                : l->precision == L2C_PRECISION_BF16 ? b->align_bf16
+                                                                     : b->align_f32);
     for (size_t i = 0; i < parts_count; i++) {
         l->out += parts[i].out;
     }
@@ -501,7 +501,7 @@ l2cdb_status l2c_gemm(const l2c_gemm_args *args, l2cdb_error *err) {
 }
 
 l2cdb_status l2c_gemm_with(l2c_backend backend, const l2c_gemm_args *args, l2cdb_error *err) {
-    const l2c_gemm_backend *b = backend_get(backend, L2C_PRECISION_F32);
+    const l2c_gemm_backend *b = plain_get(backend);
     if (b == NULL) {
         return l2c_fail(err, L2CDB_E_UNSUPPORTED, "%s does not run here",
                         l2c_backend_name(backend));

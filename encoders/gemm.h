@@ -12,9 +12,10 @@
  * Backends: oneDNN (default where it was found when l2cdb was built), OpenBLAS, and a naive referee
  * in plain C that does what the fast ones do in the order a reader expects.
  *
- * Precision. bf16: weights and inputs are rounded to bf16, sums are f32. int8: weights symmetric
- * with one scale an output, inputs symmetric with one scale a row, found when the row is seen; sums
- * are exact in int32. OpenBLAS has neither, so weights given in bf16 or int8 are widened to f32.
+ * Precision. f32: on tiles, made of bf16 terms and as exact as sums of f32 (amx_split.h). bf16:
+ * weights and inputs are rounded to bf16, sums are f32. int8: weights symmetric with one scale an
+ * output, inputs symmetric with one scale a row, found when the row is seen; sums are exact in
+ * int32. OpenBLAS has neither, so weights given in bf16 or int8 are widened to f32.
  *
  * Threads. Towers deal their rows to a crew (workspace.h) and call from inside, where a product
  * keeps to its thread: measured on two cores with AMX (1024 → 4096, Debian's oneDNN 2.6.3) 2,790
@@ -38,7 +39,7 @@ typedef enum l2c_backend {
     L2C_BACKEND_NAIVE,
     L2C_BACKEND_OPENBLAS,
     L2C_BACKEND_ONEDNN,
-    L2C_BACKEND_AMX, /* our own tile kernels, bf16 and int8; f32 goes to the best of the others */
+    L2C_BACKEND_AMX, /* our own tile kernels; plain products go to the best of the others */
 } l2c_backend;
 
 /* What AUTO means in this process; never AUTO. */

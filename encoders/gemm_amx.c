@@ -1,4 +1,5 @@
-/* Products of bf16 and int8 tiles (AMX) with everything that follows in one pass.
+/* Products of tiles (AMX) with everything that follows in one pass: bf16, int8, and f32 in three
+ * bf16 terms (amx_split.h).
  *
  * Why beside oneDNN: Debian's 2.6.3 multiplies tiles well, but cannot scale by row, so an int8
  * product leaves int32 sums that have to be read again for scale, bias and activation, and its bf16
@@ -6,7 +7,11 @@
  * the first-level cache into the next product's input. Measured figures are in docs/model.md.
  *
  * Weights are cut into panels of 32 outputs (amx_tiles.h). Inputs are plain rows, allocated up to a
- * multiple of 32 (l2c_linear_rows), so that a tile may read past the last one. */
+ * multiple of 32 (l2c_linear_rows) unless f32, so that a tile may read past the last one.
+ *
+ * f32 weights stay f32 in memory: two thirds of the bytes that their terms take, and a product of
+ * few rows is as fast as those can be read. A panel is split into terms while the tiles multiply
+ * the panel before it, which leaves the vector units idle. */
 #include "encoders/gemm_backend.h"
 
 #include <omp.h>
@@ -16,14 +21,15 @@
 #include "engine/base/cpu.h"
 
 #if defined(__x86_64__)
-#include "encoders/amx_tiles.h"
+#include "encoders/amx_split.h"
 
 /* ROWS_MOST: rows that share a panel while it is in the cache. STRETCH_BYTES: of input at a time,
  * so that it stays in the second-level cache beside the panels and the sums. */
-enum { ROWS_MOST = 384, STRETCH_BYTES = 5 << 18, SLICE = 8, PAIR_BYTES = 2 * L2C_TILE_BYTES };
+enum { ROWS_MOST = 384, ROWS_MOST_F32 = 192, STRETCH_BYTES = 5 << 18, SLICE = 8 };
+enum { TERMS = L2C_SPLIT_MOST, PAIR_BYTES = 2 * L2C_TILE_BYTES };
 
 static size_t item_bytes(const l2c_linear *l) {
-    return l->precision == L2C_PRECISION_INT8 ? 1 : 2;
+    return l->precision == L2C_PRECISION_INT8 ? 1 : l->precision == L2C_PRECISION_BF16 ? 2 : 4;
 }
 
 static size_t panel_bytes(const l2c_linear *l) {
@@ -175,31 +181,108 @@ L2C_TILE static void run_panel(const l2c_linear *l, const l2c_raw_product *p, co
     }
 }
 
-/* Panels [begin, end) for all rows: a run of panels for each stretch. Where the result is added to
- * what is there, long rows are cut along K; else fewer of them are taken at a time. */
+/* The first of the stretches of a product. Where the result is added to what is there, long rows
+ * are cut along K; else fewer of them are taken at a time. */
+static stretch first_stretch(const l2c_raw_product *p, size_t all_steps, size_t step_bytes,
+                             size_t rows_most) {
+    const size_t parts = (p->rows + rows_most - 1) / rows_most;
+    const size_t even = (p->rows + parts - 1) / parts;
+    stretch s = { .rows = (even + L2C_PANEL - 1) / L2C_PANEL * L2C_PANEL, .steps = all_steps };
+    if (p->y_type == L2C_OUT_F32 && p->post == L2C_POST_NONE) {
+        size_t most = STRETCH_BYTES / (s.rows * step_bytes), cuts = (all_steps + most - 1) / most;
+        s.steps = (all_steps + cuts - 1) / cuts;
+    } else if (s.rows * step_bytes * all_steps > STRETCH_BYTES) {
+        size_t fit = STRETCH_BYTES / (step_bytes * all_steps) / L2C_PANEL * L2C_PANEL;
+        s.rows = fit > L2C_PANEL ? fit : L2C_PANEL;
+    }
+    return s;
+}
+
+/* Panels [begin, end) for all rows: a run of panels for each stretch. */
 L2C_TILE static void run_panels(const l2c_linear *l, const l2c_raw_product *p, size_t begin,
                                 size_t end) {
-    const size_t row_bytes = l->in_padded * item_bytes(l), all = row_bytes / L2C_STEP_BYTES;
-    const bool cut = p->y_type == L2C_OUT_F32 && p->post == L2C_POST_NONE;
-    size_t rows = p->rows < ROWS_MOST ? p->rows : ROWS_MOST, steps = all;
-    if (cut) {
-        size_t most = STRETCH_BYTES / (rows * L2C_STEP_BYTES), parts = (all + most - 1) / most;
-        steps = (all + parts - 1) / parts;
-    } else if (rows * row_bytes > STRETCH_BYTES) {
-        size_t fit = STRETCH_BYTES / row_bytes / L2C_PANEL * L2C_PANEL;
-        rows = fit > L2C_PANEL ? fit : L2C_PANEL;
-    }
+    const size_t all = l->in_padded * item_bytes(l) / L2C_STEP_BYTES;
+    const stretch most = first_stretch(p, all, L2C_STEP_BYTES, ROWS_MOST);
     l2c_tiles_begin();
-    for (stretch s = { .rows = rows }; s.row < p->rows; s.row += rows) {
-        s.rows = p->rows - s.row < rows ? p->rows - s.row : rows;
-        for (s.step = 0; s.step < all; s.step += steps) {
-            s.steps = all - s.step < steps ? all - s.step : steps;
+    for (stretch s = most; s.row < p->rows; s.row += most.rows) {
+        s.rows = p->rows - s.row < most.rows ? p->rows - s.row : most.rows;
+        for (s.step = 0; s.step < all; s.step += most.steps) {
+            s.steps = all - s.step < most.steps ? all - s.step : most.steps;
             for (size_t n = begin; n < end; n++) {
                 run_panel(l, p, &s, n, n + 1 == end);
             }
         }
     }
     l2c_tiles_end();
+}
+
+/* Panels [begin, end) times a stretch of f32. packs: room for those of its rows and of two panels.
+ */
+L2C_TILE static void run_stretch_f32(const l2c_linear *l, const l2c_raw_product *p,
+                                     const stretch *s, size_t begin, size_t end, char *packs) {
+    float sums[L2C_PANEL * L2C_PANEL] __attribute__((aligned(64)));
+    const size_t blocks = (s->rows + L2C_PANEL - 1) / L2C_PANEL;
+    const size_t pack = l2c_split_pack_bytes(TERMS), run = s->steps * pack;
+    const l2c_split_operand x = { .x = (const float *)p->x + s->row * p->x_stride,
+                                  .along = 1,
+                                  .across = p->x_stride,
+                                  .count = s->rows,
+                                  .depth = l->in,
+                                  .alpha = 1 };
+    for (size_t block = 0; block < blocks; block++) {
+        for (size_t k = 0; k < s->steps; k++) {
+            l2c_split_pack(packs + block * run + k * pack, &x, block * L2C_PANEL,
+                           (s->step + k) * L2C_SPLIT_STEP, false, TERMS);
+        }
+    }
+    char *const panels[] = { packs + blocks * run, packs + (blocks + 1) * run };
+    const size_t products = blocks * L2C_SPLIT_PRODUCTS; // with every step of a panel
+    l2c_split_panel next = { .end = s->steps * L2C_PANEL,
+                             .each = (L2C_PANEL + products / 2) / products };
+    for (size_t n = begin; n <= end; n++) {
+        // The first panel is split before anything can be multiplied.
+        const char *b = panels[(n + 1) % 2];
+        next.from = (const char *)l->weights + n * panel_bytes(l) +
+                    s->step * L2C_SPLIT_STEP * L2C_PANEL * sizeof(float);
+        next.to = panels[n % 2];
+        next.at = n < end ? 0 : next.end;
+        for (size_t block = 0; n > begin && block < blocks; block++) {
+            const size_t row = block * L2C_PANEL;
+            const size_t rows = s->rows - row < L2C_PANEL ? s->rows - row : L2C_PANEL;
+            const char *a = packs + block * run;
+            if (rows <= 16) {
+                l2c_split_multiply(sums, L2C_PANEL, a, b, s->steps, true, TERMS, true, &next);
+            } else {
+                l2c_split_multiply(sums, L2C_PANEL, a, b, s->steps, true, TERMS, false, &next);
+            }
+            finish(l, p, sums, s->row + row, rows, (n - 1) * L2C_PANEL, s->step == 0);
+        }
+        while (next.at < next.end) {
+            l2c_split_panel_row(&next, next.at++);
+        }
+    }
+}
+
+L2C_TILE static l2cdb_status run_panels_f32(const l2c_linear *l, const l2c_raw_product *p,
+                                            size_t begin, size_t end, l2c_arena *arena,
+                                            l2cdb_error *err) {
+    const size_t all = l->in_padded / L2C_SPLIT_STEP, pack = l2c_split_pack_bytes(TERMS);
+    const stretch most = first_stretch(p, all, pack / L2C_PANEL, ROWS_MOST_F32);
+    const size_t bytes = (most.rows / L2C_PANEL + 2) * most.steps * pack;
+    char *packs = l2c_arena_alloc(arena, bytes, 1);
+    if (packs == NULL) {
+        return l2c_fail_nomem(err, bytes);
+    }
+    l2c_tiles_begin();
+    for (stretch s = most; s.row < p->rows; s.row += most.rows) {
+        s.rows = p->rows - s.row < most.rows ? p->rows - s.row : most.rows;
+        for (s.step = 0; s.step < all; s.step += most.steps) {
+            s.steps = all - s.step < most.steps ? all - s.step : most.steps;
+            run_stretch_f32(l, p, &s, begin, end, packs);
+        }
+    }
+    l2c_tiles_end();
+    return L2CDB_OK;
 }
 
 typedef struct share {
@@ -210,10 +293,15 @@ typedef struct share {
 
 static l2cdb_status run_share(void *ctx, size_t task, l2c_arena *arena, l2cdb_error *err) {
     const share *s = ctx;
-    (void)arena;
-    (void)err;
-    run_panels(s->l, s->p, task * s->panels / s->shares, (task + 1) * s->panels / s->shares);
-    return L2CDB_OK;
+    size_t begin = task * s->panels / s->shares, end = (task + 1) * s->panels / s->shares;
+    if (s->l->precision != L2C_PRECISION_F32) {
+        run_panels(s->l, s->p, begin, end);
+        return L2CDB_OK;
+    }
+    l2c_arena_mark mark = l2c_arena_get_mark(arena);
+    l2cdb_status rc = run_panels_f32(s->l, s->p, begin, end, arena, err);
+    l2c_arena_reset(arena, mark);
+    return rc;
 }
 
 /* Few rows cost what it costs to read the weights: every thread of the crew reads its own panels.
@@ -259,9 +347,11 @@ bool l2c_amx_usable(void) {
 #endif
 
 static void describe(l2c_buf *out) {
-    l2c_buf_printf(out, "amx: %s\n",
-                   l2c_amx_usable() ? "own kernels for bf16 and int8 tiles"
-                                    : "not on this processor");
+    l2c_buf_printf(
+        out, "amx: %s\n",
+        l2c_amx_usable()
+            ? "own kernels for bf16 and int8 tiles; f32 in three bf16 terms, six products"
+            : "not on this processor");
 }
 
 const l2c_gemm_backend l2c_gemm_amx = {
@@ -270,6 +360,7 @@ const l2c_gemm_backend l2c_gemm_amx = {
     .has_int8 = true,
     .fuses = true,
     .scales = true,
+    .align_f32 = 32,
     .align_bf16 = 32,
     .align_int8 = 64,
     .pack = pack,

@@ -58,15 +58,18 @@ void *l2c_alloc_weights(size_t bytes);
 typedef struct l2c_gemm_backend {
     const char *name;
     bool has_bf16, has_int8;
-    bool fuses;                    /* bias, activation and accumulation for f32 and bf16 */
-    bool scales;                   /* int8 as well, scales included: y_type is never I32 */
-    size_t align_bf16, align_int8; /* in_padded is a multiple of these */
+    /* Whether this processor multiplies that precision, where a library decides; may be NULL. */
+    bool (*takes)(l2c_precision precision);
+    bool fuses;  /* bias, activation and accumulation for f32 and bf16 */
+    bool scales; /* int8 as well, scales included: y_type is never I32 */
+    size_t align_f32, align_bf16, align_int8; /* in_padded is a multiple of these */
     /* Fills weights, weights_bytes and layout from rows got by l2c_source_row or, all at once, by
      * l2c_source_dense. */
     l2cdb_status (*pack)(l2c_linear *l, const struct l2c_source *source, l2cdb_error *err);
     void (*unpack_free)(l2c_linear *l);
     l2cdb_status (*product)(const l2c_linear *l, const l2c_raw_product *p, l2c_arena *arena,
                             l2cdb_error *err);
+    /* NULL: none of its own. */
     l2cdb_status (*gemm)(const l2c_gemm_args *args, l2cdb_error *err);
     void (*describe)(l2c_buf *out);
 } l2c_gemm_backend;
@@ -74,7 +77,7 @@ typedef struct l2c_gemm_backend {
 extern const l2c_gemm_backend l2c_gemm_naive;
 extern const l2c_gemm_backend l2c_gemm_openblas;
 extern const l2c_gemm_backend l2c_gemm_onednn;
-extern const l2c_gemm_backend l2c_gemm_amx; /* bf16 and int8 only; `gemm` is NULL */
+extern const l2c_gemm_backend l2c_gemm_amx; /* `gemm` is NULL */
 
 /* Whether this processor runs l2c_gemm_amx. */
 bool l2c_amx_usable(void);

@@ -114,6 +114,7 @@ const l2c_gemm_backend l2c_gemm_naive = {
     .has_bf16 = true,
     .has_int8 = true,
     .fuses = true,
+    .align_f32 = 1,
     .align_bf16 = 1,
     .align_int8 = 1,
     .pack = pack,

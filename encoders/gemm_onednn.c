@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "encoders/workspace.h"
+#include "engine/base/cpu.h"
 
 enum { PACK_ROWS = 128, TABLE_SLOTS = 4096, TABLE_MOST = 3000 };
 
@@ -415,8 +416,8 @@ static l2cdb_status gemm(const l2c_gemm_args *g, l2cdb_error *err) {
     return rc == dnnl_success ? L2CDB_OK : failed(rc, "a plain product", err);
 }
 
-/* The name of the kernels that the library takes for a usual shape. */
-static void describe_kernel(l2c_buf *out, l2c_precision precision) {
+/* The name of the kernels that the library takes for a usual shape; NULL if it has none. */
+static const char *kernel_name(l2c_precision precision) {
     primitive p = { .key = { .rows = PACK_ROWS,
                              .in = 1024,
                              .out = 1024,
@@ -428,14 +429,38 @@ static void describe_kernel(l2c_buf *out, l2c_precision precision) {
     dnnl_dims_t dims = { 1024, 1024 };
     dnnl_memory_desc_t any;
     dnnl_primitive_desc_t desc = NULL;
-    const char *name = "none";
+    const char *name = NULL;
     if (dnnl_memory_desc_init_by_tag(&any, 2, dims, weight_type(precision), dnnl_format_tag_any) ==
             dnnl_success &&
         describe_product(&desc, &p, &any) == dnnl_success) {
         dnnl_primitive_desc_query(desc, dnnl_query_impl_info_str, 0, &name);
     }
-    l2c_buf_printf(out, "onednn %s: %s\n", l2c_precision_name(precision), name);
     dnnl_primitive_desc_destroy(desc);
+    return name;
+}
+
+static bool bf16_taken;
+
+static void try_bf16(void) {
+    bf16_taken = engine_ready(NULL) == L2CDB_OK && kernel_name(L2C_PRECISION_BF16) != NULL;
+}
+
+/* bf16 begins with AVX-512. int8 without VNNI adds pairs of products in 16 bits, where they
+ * saturate (cosines of 0.96 were measured). What is not taken is multiplied as f32. */
+static bool takes(l2c_precision precision) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    if (precision == L2C_PRECISION_INT8) {
+        return l2c_cpu_get()->avx512_vnni;
+    }
+    pthread_once(&once, try_bf16);
+    return bf16_taken;
+}
+
+static void describe_kernel(l2c_buf *out, l2c_precision precision) {
+    const char *name = kernel_name(precision);
+    bool taken = precision == L2C_PRECISION_F32 || takes(precision);
+    l2c_buf_printf(out, "onednn %s: %s\n", l2c_precision_name(precision),
+                   taken && name != NULL ? name : "not on this processor, f32 instead");
 }
 
 static void describe(l2c_buf *out) {
@@ -452,7 +477,9 @@ const l2c_gemm_backend l2c_gemm_onednn = {
     .name = "onednn",
     .has_bf16 = true,
     .has_int8 = true,
+    .takes = takes,
     .fuses = true,
+    .align_f32 = 1,
     .align_bf16 = 32,
     .align_int8 = 64,
     .pack = pack,

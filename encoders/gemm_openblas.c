@@ -158,6 +158,7 @@ static void describe(l2c_buf *out) {
 
 const l2c_gemm_backend l2c_gemm_openblas = {
     .name = "openblas",
+    .align_f32 = 1,
     .align_bf16 = 1,
     .align_int8 = 1,
     .pack = pack,

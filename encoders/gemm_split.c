@@ -1,15 +1,11 @@
-/* Products of f32 arrays on bf16 tiles (AMX): x = hi + lo, both bf16, and
+/* Products of f32 arrays on bf16 tiles (AMX) in two terms (amx_split.h): a single product is off by
+ * 3 · 2⁻¹⁶ at most, a sum of a thousand by a few 10⁻⁶ of its terms, at three tile products for one.
+ * Used where training multiplies large arrays, which are new each time: packing is part of the
+ * price.
  *
- *   A B ≈ hi(A) hi(B) + lo(A) hi(B) + hi(A) lo(B), summed in f32.
- *
- * A single product is off by 3 · 2⁻¹⁶ at most, a sum of a thousand by a few 10⁻⁶ of its terms
- * (tests/encoders/split_test.c measures it against f64), at three tile products for one. Used
- * where training multiplies large arrays, which are new each time: packing is part of the price.
- *
- * A is packed once a call, 32 rows by 32 of K: four tiles (hi 0–15, hi 16–31, lo 0–15, lo 16–31).
- * A thread then takes a run of columns, packs B for one stretch of K into a buffer that stays in
- * its second-level cache, and goes through all rows. Every sum is taken in the same order whatever
- * the number of threads. */
+ * A is packed once a call. A thread then takes a run of columns, packs B for one stretch of K into
+ * a buffer that stays in its second-level cache, and goes through all rows. Every sum is taken in
+ * the same order whatever the number of threads. */
 #include "encoders/gemm_backend.h"
 
 #include <pthread.h>
@@ -54,171 +50,22 @@ void l2c_gemm_trim(void) {
 #if defined(__x86_64__)
 #include <omp.h>
 
-#include "encoders/amx_tiles.h"
+#include "encoders/amx_split.h"
 
-/* STEP: of K, one tile. STRETCH of K times COLUMNS of B are a thread's buffer (1 MiB). */
-enum { STEP = 32, STRETCH = 512, COLUMNS = 512, BLOCK = 32, QUAD = 4 * L2C_TILE_BYTES };
-
-/* 32 values as bf16, a before b, rounded to nearest even; and what that leaves, as bf16 again. */
-L2C_TILE static inline void split(__m512i *hi, __m512i *lo, __m512 a, __m512 b) {
-    __m512i h = (__m512i)_mm512_cvtne2ps_pbh(b, a);
-    __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(h));
-    __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(h, 1));
-    a = _mm512_sub_ps(a, _mm512_castsi512_ps(_mm512_slli_epi32(low, 16)));
-    b = _mm512_sub_ps(b, _mm512_castsi512_ps(_mm512_slli_epi32(high, 16)));
-    *hi = h;
-    *lo = (__m512i)_mm512_cvtne2ps_pbh(b, a);
-}
-
-/* a0 b0 a1 b1 …: what a tile holds of two neighbours along K. */
-L2C_TILE static inline __m512i interleave(__m512i ab) {
-    const __m512i order =
-        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    return _mm512_permutexvar_epi16(order, ab);
-}
-
-L2C_TILE static inline void transpose(__m512i r[16]) {
-    __m512i t[16];
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) {
-        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-        r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-        r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-    }
-}
-
-static __mmask16 first(size_t n) {
-    return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1);
-}
-
-/* One operand: element (i, k) of A is at i, that of B is of column i. */
-typedef struct operand {
-    const float *x;
-    size_t along, across; /* elements from k to k + 1, and from i to i + 1: one of them is 1 */
-    size_t count, depth;  /* i and k end here; beyond is zero */
-    float alpha;
-} operand;
-
-/* 16 of i by 32 of K into one pair of tiles. by_k: a tile's row is two of K (B), else one of i (A).
- */
-L2C_TILE static void pack_tile(char *hi, char *lo, const operand *o, size_t i, size_t k,
-                               bool by_k) {
-    __m512i h[16], l[16];
-    const __m512 alpha = _mm512_set1_ps(o->alpha);
-    const float *x = o->x + i * o->across + k * o->along;
-    size_t count = i < o->count ? o->count - i : 0, depth = k < o->depth ? o->depth - k : 0;
-    bool rows_are_i = o->along == 1;
-    for (size_t r = 0; r < 16; r++) {
-        __m512 one = _mm512_setzero_ps(), two = one;
-        if (!rows_are_i) { // two rows of memory, 16 of i each
-            const float *row = x + 2 * r * o->along;
-            if (2 * r < depth) {
-                one = _mm512_maskz_loadu_ps(first(count), row);
-            }
-            if (2 * r + 1 < depth) {
-                two = _mm512_maskz_loadu_ps(first(count), row + o->along);
-            }
-        } else if (r < count) { // one row of memory, 32 of K
-            const float *row = x + r * o->across;
-            one = _mm512_maskz_loadu_ps(first(depth), row);
-            two = _mm512_maskz_loadu_ps(first(depth > 16 ? depth - 16 : 0), row + 16);
-        }
-        split(&h[r], &l[r], _mm512_mul_ps(one, alpha), _mm512_mul_ps(two, alpha));
-        if (!rows_are_i) {
-            h[r] = interleave(h[r]);
-            l[r] = interleave(l[r]);
-        }
-    }
-    if (rows_are_i == by_k) {
-        transpose(h);
-        transpose(l);
-    }
-    for (size_t r = 0; r < 16; r++) {
-        _mm512_storeu_si512(hi + r * 64, h[r]);
-        _mm512_storeu_si512(lo + r * 64, l[r]);
-    }
-}
-
-/* 32 of i by 32 of K: four tiles at `to`. */
-static void pack_quad(char *to, const operand *o, size_t i, size_t k, bool by_k) {
-    for (size_t half = 0; half < 2; half++) {
-        pack_tile(to + half * L2C_TILE_BYTES, to + (2 + half) * L2C_TILE_BYTES, o, i + 16 * half, k,
-                  by_k);
-    }
-}
-
-/* c [32, 32] += `steps` quads of A times as many of B; from zero if `fresh`. */
-L2C_TILE static void multiply(float *c, size_t ldc, const char *a, const char *b, size_t steps,
-                              bool fresh) {
-    const size_t row = ldc * sizeof *c, T = L2C_TILE_BYTES;
-    float *low = c + 16 * ldc;
-    if (fresh) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    } else {
-        _tile_loadd(0, c, row);
-        _tile_loadd(1, c + 16, row);
-        _tile_loadd(2, low, row);
-        _tile_loadd(3, low + 16, row);
-    }
-    for (size_t s = 0; s < steps; s++, a += QUAD, b += QUAD) {
-        _tile_loadd(6, b, 64);
-        _tile_loadd(4, a, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, b + T, 64);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, a + T, 64);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-        _tile_loadd(4, a + 2 * T, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(4, a + 3 * T, 64);
-        _tile_dpbf16ps(2, 4, 6);
-        _tile_dpbf16ps(3, 4, 7);
-        _tile_loadd(4, a, 64);
-        _tile_loadd(6, b + 2 * T, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_loadd(7, b + 3 * T, 64);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-    _tile_stored(0, c, row);
-    _tile_stored(1, c + 16, row);
-    _tile_stored(2, low, row);
-    _tile_stored(3, low + 16, row);
-}
+/* STRETCH of K times COLUMNS of B are a thread's buffer (1 MiB); QUAD: a pack of two terms. */
+enum { STEP = L2C_SPLIT_STEP, STRETCH = 512, COLUMNS = 512, BLOCK = 32, TERMS = 2 };
+enum { QUAD = TERMS * 2 * L2C_TILE_BYTES };
 
 /* A block at the edge goes through a buffer of its own. */
-static void multiply_edge(const l2c_gemm_args *g, size_t i, size_t j, const char *a, const char *b,
-                          size_t steps, bool fresh) {
+L2C_TILE static void multiply_edge(const l2c_gemm_args *g, size_t i, size_t j, const char *a,
+                                   const char *b, size_t steps, bool fresh) {
     float block[BLOCK * BLOCK] __attribute__((aligned(64))) = { 0 };
     size_t rows = g->m - i < BLOCK ? g->m - i : BLOCK,
            columns = g->n - j < BLOCK ? g->n - j : BLOCK;
     for (size_t r = 0; r < rows && !fresh; r++) {
         memcpy(block + r * BLOCK, g->c + (i + r) * g->ldc + j, columns * sizeof *block);
     }
-    multiply(block, BLOCK, a, b, steps, fresh);
+    l2c_split_multiply(block, BLOCK, a, b, steps, fresh, TERMS, false, NULL);
     for (size_t r = 0; r < rows; r++) {
         memcpy(g->c + (i + r) * g->ldc + j, block + r * BLOCK, columns * sizeof *block);
     }
@@ -226,7 +73,7 @@ static void multiply_edge(const l2c_gemm_args *g, size_t i, size_t j, const char
 
 typedef struct plan {
     const l2c_gemm_args *g;
-    operand a, b;
+    l2c_split_operand a, b;
     size_t steps, row_blocks, columns; /* columns a run, a multiple of 32 */
     const char *packed;                /* A: [row_blocks, steps] quads */
 } plan;
@@ -240,7 +87,7 @@ L2C_TILE static void run_columns(const plan *p, size_t from, char *buffer) {
         char *to = buffer;
         for (size_t j = from; j < end; j += BLOCK) {
             for (size_t s = s0; s < s0 + steps; s++, to += QUAD) {
-                pack_quad(to, &p->b, j, s * STEP, true);
+                l2c_split_pack(to, &p->b, j, s * STEP, true, TERMS);
             }
         }
         bool fresh = s0 == 0 && g->beta == 0;
@@ -248,7 +95,8 @@ L2C_TILE static void run_columns(const plan *p, size_t from, char *buffer) {
             const char *a = p->packed + (r * p->steps + s0) * QUAD, *b = buffer;
             for (size_t j = from; j < end; j += BLOCK, b += steps * QUAD) {
                 if ((r + 1) * BLOCK <= g->m && j + BLOCK <= g->n) {
-                    multiply(g->c + r * BLOCK * g->ldc + j, g->ldc, a, b, steps, fresh);
+                    l2c_split_multiply(g->c + r * BLOCK * g->ldc + j, g->ldc, a, b, steps, fresh,
+                                       TERMS, false, NULL);
                 } else {
                     multiply_edge(g, r * BLOCK, j, a, b, steps, fresh);
                 }
@@ -295,7 +143,8 @@ l2cdb_status l2c_gemm_split(const l2c_gemm_args *g, l2cdb_error *err) {
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < p.row_blocks; r++) {
         for (size_t s = 0; s < p.steps; s++) {
-            pack_quad(memory.at + (r * p.steps + s) * QUAD, &p.a, r * BLOCK, s * STEP, false);
+            l2c_split_pack(memory.at + (r * p.steps + s) * QUAD, &p.a, r * BLOCK, s * STEP, false,
+                           TERMS);
         }
     }
 #pragma omp parallel for schedule(dynamic, 1)
