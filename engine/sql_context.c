@@ -315,6 +315,30 @@ static int busy(void *ctx, int count) {
 /* ---- Setting up -------------------------------------------------------------------------------
  */
 
+l2cdb_status l2c_sql_module_register(l2c_sql_conn *c, const char *name,
+                                     const sqlite3_module *methods, const void *which,
+                                     l2cdb_error *err) {
+    l2c_sql_module *m = l2c_alloc(1, sizeof *m);
+    if (m == NULL) {
+        return l2c_fail_nomem(err, sizeof *m);
+    }
+    *m = (l2c_sql_module){ .conn = c, .which = which };
+    int rc = sqlite3_create_module_v2(c->sqlite, name, methods, m, l2c_free);
+    return rc == SQLITE_OK ? L2CDB_OK : l2c_sql_status(c, rc, err);
+}
+
+int l2c_sql_table_new(sqlite3_vtab **out, size_t size, const l2c_sql_module *m,
+                      const char *schema) {
+    m->conn->internal++;
+    int rc = sqlite3_declare_vtab(m->conn->sqlite, schema);
+    m->conn->internal--;
+    if (rc == SQLITE_OK) {
+        *out = l2c_calloc(1, size);
+        rc = *out != NULL ? SQLITE_OK : SQLITE_NOMEM;
+    }
+    return rc;
+}
+
 l2cdb_status l2c_sql_setup(l2c_sql_conn *c, l2cdb_error *err) {
     l2cdb_status rc = l2c_sql_functions_register(c, err);
     if (rc == L2CDB_OK) {

@@ -68,6 +68,17 @@ void l2c_sql_conn_note_transaction(l2c_sql_conn *c);
 /* Registers functions and tables on c->sqlite. */
 l2cdb_status l2c_sql_setup(l2c_sql_conn *c, l2cdb_error *err);
 l2cdb_status l2c_sql_functions_register(l2c_sql_conn *c, l2cdb_error *err);
+/* A module of ours, and what its xConnect is given: the connection, and which table it is. */
+typedef struct l2c_sql_module {
+    l2c_sql_conn *conn;
+    const void *which; /* static */
+} l2c_sql_module;
+l2cdb_status l2c_sql_module_register(l2c_sql_conn *c, const char *name,
+                                     const sqlite3_module *methods, const void *which,
+                                     l2cdb_error *err);
+/* Declares the columns of the table that is being connected, and makes its object of `size` bytes,
+ * zeroed but for what SQLite has in it; to be freed with l2c_free. SQLite's code. */
+int l2c_sql_table_new(sqlite3_vtab **out, size_t size, const l2c_sql_module *m, const char *schema);
 l2cdb_status l2c_sql_images_register(l2c_sql_conn *c, l2cdb_error *err);
 l2cdb_status l2c_sql_tables_register(l2c_sql_conn *c, l2cdb_error *err);
 

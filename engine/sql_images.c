@@ -78,8 +78,9 @@ static const column caption_columns[] = {
     { "added_at", "TEXT", "CAST(datetime(t.added_at, 'unixepoch') AS TEXT)", 0.1 },
 };
 
-/* Columns behind those of the record. */
+/* Columns behind those of the record; the first three can be seen. */
 enum { EMBEDDING, SCORE, DISTANCE, QUERY, K, RANK };
+static const char *const vector_columns[] = { "embedding", "score", "distance" };
 
 typedef struct target {
     const char *name;   /* of the virtual table */
@@ -179,18 +180,14 @@ static void plan_read(plan *p, const char *s) {
 /* ---- xConnect ----------------------------------------------------------------------------------
  */
 
-typedef struct module_data {
-    l2c_sql_conn *conn;
-    const target *target;
-} module_data;
-
 static int connect_table(sqlite3 *sqlite, void *data, int argc, const char *const *argv,
                          sqlite3_vtab **out, char **message) {
+    (void)sqlite;
     (void)argc;
     (void)argv;
     (void)message;
-    const module_data *d = data;
-    const target *g = d->target;
+    const l2c_sql_module *m = data;
+    const target *g = m->which;
     l2c_buf b;
     l2c_buf_init(&b);
     l2c_buf_puts(&b, "CREATE TABLE x(");
@@ -199,22 +196,13 @@ static int connect_table(sqlite3 *sqlite, void *data, int argc, const char *cons
     }
     l2c_buf_puts(&b, "embedding VECTOR,score REAL,distance REAL,query HIDDEN,k INTEGER HIDDEN,"
                      "rank REAL HIDDEN)");
-    int rc = SQLITE_NOMEM;
-    table *t = l2c_calloc(1, sizeof *t);
-    if (!b.failed && t != NULL) {
-        d->conn->internal++;
-        rc = sqlite3_declare_vtab(sqlite, b.data);
-        d->conn->internal--;
-    }
+    int rc = b.failed ? SQLITE_NOMEM : l2c_sql_table_new(out, sizeof(table), m, b.data);
     l2c_buf_fini(&b);
-    if (rc != SQLITE_OK) {
-        l2c_free(t);
-        return rc;
+    if (rc == SQLITE_OK) {
+        ((table *)*out)->conn = m->conn;
+        ((table *)*out)->target = g;
     }
-    t->conn = d->conn;
-    t->target = g;
-    *out = &t->base;
-    return SQLITE_OK;
+    return rc;
 }
 
 /* ---- xBestIndex --------------------------------------------------------------------------------
@@ -1335,25 +1323,73 @@ static sqlite3_value *new_value(const target *g, sqlite3_value **args, const cha
     return NULL;
 }
 
-/* E_UNSUPPORTED if the statement sets a column that is not in `allowed`. */
-static l2cdb_status check_columns(const target *g, sqlite3_value **args, bool insert,
-                                  const char *const *allowed, l2cdb_error *err) {
-    for (int i = 0; i < g->count + 3; i++) {
-        sqlite3_value *v = args[2 + i];
-        bool set = insert ? sqlite3_value_type(v) != SQLITE_NULL : !sqlite3_value_nochange(v);
-        const char *name = i < g->count
-                               ? g->columns[i].name
-                               : (const char *[]){ "embedding", "score", "distance" }[i - g->count];
-        bool known = false;
-        for (size_t k = 0; allowed[k] != NULL; k++) {
-            known = known || strcmp(allowed[k], name) == 0;
+static const char *column_name(const target *g, int i) {
+    return i < g->count ? g->columns[i].name : vector_columns[i - g->count];
+}
+
+static bool in_list(const char *name, const char *const *list) {
+    while (*list != NULL && strcmp(*list, name) != 0) {
+        list++;
+    }
+    return *list != NULL;
+}
+
+static l2cdb_status not_by_hand(const target *g, const char *name, l2cdb_error *err) {
+    return l2c_fail(err, L2CDB_E_UNSUPPORTED, "column %s of %s is not written by hand", name,
+                    g->name);
+}
+
+/* UPDATE … FROM gives every column a value: those that are not in `allowed` must keep theirs. */
+static l2cdb_status check_kept(const table *t, sqlite3_value **args, const char *const *allowed,
+                               l2cdb_error *err) {
+    const target *g = t->target;
+    l2c_buf b;
+    l2c_buf_init(&b);
+    l2c_buf_puts(&b, "SELECT ");
+    for (int i = 0; i < g->count; i++) {
+        l2c_buf_printf(&b, "%s%s IS ?%d", i == 0 ? "" : ",", g->columns[i].expression, i + 2);
+    }
+    l2c_buf_printf(&b, " FROM main.%s t WHERE t.id = ?1", g->record);
+    sqlite3_stmt *s = NULL;
+    l2cdb_status rc =
+        b.failed ? l2c_fail_nomem(err, b.size) : l2c_sql_prepare_own(t->conn, &s, b.data, err);
+    l2c_buf_fini(&b);
+    if (rc == L2CDB_OK) {
+        sqlite3_bind_value(s, 1, args[0]);
+        for (int i = 0; i < g->count; i++) {
+            sqlite3_bind_value(s, i + 2, args[2 + i]);
         }
-        if (set && !known) {
-            return l2c_fail(err, L2CDB_E_UNSUPPORTED, "column %s of %s is not written by hand",
-                            name, g->name);
+        bool there = sqlite3_step(s) == SQLITE_ROW;
+        for (int i = 0; i < g->count && there && rc == L2CDB_OK; i++) {
+            bool kept = sqlite3_column_int(s, i) != 0;
+            rc = kept || in_list(g->columns[i].name, allowed)
+                     ? L2CDB_OK
+                     : not_by_hand(g, g->columns[i].name, err);
         }
     }
-    return L2CDB_OK;
+    sqlite3_finalize(s);
+    return rc;
+}
+
+/* E_UNSUPPORTED if the statement sets a column that is not in `allowed`. */
+static l2cdb_status check_columns(const table *t, sqlite3_value **args, bool insert,
+                                  const char *const *allowed, l2cdb_error *err) {
+    const target *g = t->target;
+    int set = 0, forbidden = -1;
+    for (int i = 0; i < g->count + 3; i++) {
+        sqlite3_value *v = args[2 + i];
+        if (insert ? sqlite3_value_type(v) != SQLITE_NULL : !sqlite3_value_nochange(v)) {
+            set++;
+            forbidden = in_list(column_name(g, i), allowed) ? forbidden : i;
+        }
+    }
+    if (forbidden < 0) {
+        return L2CDB_OK;
+    }
+    if (!insert && set == g->count + 3) {
+        return check_kept(t, args, allowed, err);
+    }
+    return not_by_hand(g, column_name(g, forbidden), err);
 }
 
 static l2cdb_status insert_row(table *t, sqlite3_value **args, sqlite3_int64 *id,
@@ -1364,7 +1400,7 @@ static l2cdb_status insert_row(table *t, sqlite3_value **args, sqlite3_int64 *id
         return l2c_hint(err, "ingest their files");
     }
     static const char *const allowed[] = { "image_id", "text", "language", "source", NULL };
-    l2cdb_status rc = check_columns(g, args, true, allowed, err);
+    l2cdb_status rc = check_columns(t, args, true, allowed, err);
     l2c_caption_record r = {
         .image_id = sqlite3_value_int64(new_value(g, args, "image_id")),
         .text = text_of(new_value(g, args, "text")),
@@ -1382,7 +1418,10 @@ static l2cdb_status insert_row(table *t, sqlite3_value **args, sqlite3_int64 *id
     }
     bool existed = false;
     rc = l2c_captions_put(t->conn->db->store, &r, &existed, err);
-    if (rc == L2CDB_OK && existed && sqlite3_vtab_on_conflict(t->conn->sqlite) != SQLITE_IGNORE) {
+    int conflict = sqlite3_vtab_on_conflict(t->conn->sqlite);
+    if (rc == L2CDB_OK && existed && conflict == SQLITE_REPLACE) {
+        rc = l2c_captions_update(t->conn->db->store, r.id, r.text, r.language, err);
+    } else if (rc == L2CDB_OK && existed && conflict != SQLITE_IGNORE) {
         return l2c_fail(err, L2CDB_E_EXISTS, "photo %" PRId64 " has this caption already",
                         r.image_id);
     }
@@ -1393,6 +1432,9 @@ static l2cdb_status insert_row(table *t, sqlite3_value **args, sqlite3_int64 *id
 
 static l2cdb_status rename_image(l2c_store *store, int64_t id, const char *from, const char *to,
                                  l2cdb_error *err) {
+    if (to == NULL ? from == NULL : from != NULL && strcmp(from, to) == 0) {
+        return L2CDB_OK;
+    }
     if (to == NULL || *to == 0) {
         return l2c_fail(err, L2CDB_E_INVALID, "a path is not empty");
     }
@@ -1423,7 +1465,7 @@ static l2cdb_status update_image(table *t, int64_t id, sqlite3_value **args, l2c
     l2c_image_record r;
     l2c_arena arena;
     l2c_arena_init(&arena, 8192);
-    l2cdb_status rc = check_columns(g, args, false, allowed, err);
+    l2cdb_status rc = check_columns(t, args, false, allowed, err);
     if (rc == L2CDB_OK) {
         rc = l2c_images_get(store, id, &r, &arena, err);
     }
@@ -1454,7 +1496,7 @@ static l2cdb_status update_caption(table *t, int64_t id, sqlite3_value **args, l
     l2c_caption_record r;
     l2c_arena arena;
     l2c_arena_init(&arena, 8192);
-    l2cdb_status rc = check_columns(g, args, false, allowed, err);
+    l2cdb_status rc = check_columns(t, args, false, allowed, err);
     if (rc == L2CDB_OK) {
         rc = l2c_captions_get(store, id, &r, &arena, err);
     }
@@ -1466,7 +1508,7 @@ static l2cdb_status update_caption(table *t, int64_t id, sqlite3_value **args, l
         if (rc == L2CDB_OK) {
             rc = l2c_captions_update(store, id, new_text,
                                      language != NULL ? text_of(language) : r.language, err);
-            t->conn->wrote_captions = t->conn->wrote_captions || text != NULL;
+            t->conn->wrote_captions = t->conn->wrote_captions || strcmp(new_text, r.text) != 0;
         }
     }
     l2c_arena_fini(&arena);
@@ -1596,16 +1638,9 @@ static const sqlite3_module module = {
 };
 
 l2cdb_status l2c_sql_images_register(l2c_sql_conn *c, l2cdb_error *err) {
-    for (size_t i = 0; i < sizeof targets / sizeof targets[0]; i++) {
-        module_data *d = l2c_alloc(1, sizeof *d);
-        if (d == NULL) {
-            return l2c_fail_nomem(err, sizeof *d);
-        }
-        *d = (module_data){ .conn = c, .target = &targets[i] };
-        int rc = sqlite3_create_module_v2(c->sqlite, targets[i].name, &module, d, l2c_free);
-        if (rc != SQLITE_OK) {
-            return l2c_sql_status(c, rc, err);
-        }
+    l2cdb_status rc = L2CDB_OK;
+    for (size_t i = 0; i < sizeof targets / sizeof targets[0] && rc == L2CDB_OK; i++) {
+        rc = l2c_sql_module_register(c, targets[i].name, &module, &targets[i], err);
     }
-    return L2CDB_OK;
+    return rc;
 }

@@ -97,6 +97,12 @@ static void number_parameters(rewriter *w) {
 
 /* ---- RETURNING ----------------------------------------------------------------------------- */
 
+/* Names a column of the row twice, so that SQLite does not compute it once for all rows. */
+#define CAPTION_ID                                                                                 \
+    "coalesce((SELECT c.id FROM main.caption c WHERE c.image_id=captions.image_id AND "            \
+    "c.text=captions.text),(SELECT seq+1 FROM main.sqlite_sequence WHERE name='caption' AND "      \
+    "captions.text=captions.text),1)"
+
 /* The token RETURNING of an INSERT INTO captions, or the number of tokens. */
 static size_t find_returning(const rewriter *w, size_t first) {
     bool inserts = false;
@@ -133,11 +139,11 @@ static void return_ids(rewriter *w, size_t first) {
                      (last + 1 == w->tokens.count || kind_of(w, last + 1) == L2C_TOKEN_COMMA);
         bool alias = !begins && (is(w, i - 1, "AS") || l2c_operand_ends(w, i - 1));
         if (alone && is(w, i, "*")) {
-            w->slots[i].token_text = "last_insert_rowid() AS id,image_id,text,language,source,"
-                                     "added_at,embedding,score,distance";
+            w->slots[i].token_text = CAPTION_ID " AS id,image_id,text,language,source,added_at,"
+                                                "embedding,score,distance";
         } else if (!alias && kind_of(w, i - 1) != L2C_TOKEN_DOT && (qualified || names_id(w, i))) {
             l2c_edit_replace(w, i, last);
-            l2c_edit_text(w, i, alone ? "last_insert_rowid() AS id" : "last_insert_rowid()");
+            l2c_edit_text(w, i, alone ? CAPTION_ID " AS id" : CAPTION_ID);
             i = last;
         }
     }
@@ -181,6 +187,20 @@ static void rewrite_statement(rewriter *w, size_t first) {
     }
 }
 
+/* pgvector's other operators. To SQLite each is a syntax error somewhere in its middle. */
+static void refuse_other_distances(rewriter *w) {
+    const l2c_tokens *t = &w->tokens;
+    for (size_t i = 0; i + 1 < t->count; i++) {
+        const char *s = t->sql + t->list[i].start;
+        bool begins = t->list[i].kind == L2C_TOKEN_OPERATOR && t->list[i].size == 1 && *s == '<';
+        if (begins && t->list[i + 1].start == t->list[i].start + 1 &&
+            (strncmp(s, "<->", 3) == 0 || strncmp(s, "<#>", 3) == 0 || strncmp(s, "<+>", 3) == 0)) {
+            fail_at(w, L2CDB_E_SQL, i, "the one distance here is <=>, the cosine distance");
+            return;
+        }
+    }
+}
+
 static l2cdb_status run(rewriter *w) {
     l2c_rewrite *r = w->out;
     const l2c_tokens *t = &w->tokens;
@@ -194,6 +214,10 @@ static l2cdb_status run(rewriter *w) {
             fail_at(w, L2CDB_E_LIMIT, i, "the statement is nested too deeply");
             return w->rc;
         }
+    }
+    refuse_other_distances(w);
+    if (w->rc != L2CDB_OK) {
+        return w->rc;
     }
     w->slots = l2c_arena_alloc(&w->arena, t->count, sizeof *w->slots);
     if (w->slots == NULL) {

@@ -197,8 +197,22 @@ static bool is_closed_select(const rewriter *w, size_t open) {
     return true;
 }
 
-/* True if the tokens have one value for the whole statement. */
-static bool is_constant(const rewriter *w, size_t first, size_t last) {
+/* True if token i begins `x.column` and x is a table of an outer SELECT: then it has one value each
+ * time the subquery c runs. (In ORDER BY, SQLite itself looks at no table of an outer SELECT.) */
+static bool is_outer_column(const rewriter *w, const core *c, size_t i) {
+    bool inner = c->select > 0 && is_open(w, c->select - 1) && c->sources_count < SOURCES_MAX &&
+                 is_name(w, i) && kind_of(w, i + 1) == L2C_TOKEN_DOT && is_name(w, i + 2) &&
+                 kind_of(w, i + 3) != L2C_TOKEN_DOT;
+    for (size_t k = 0; inner && k < c->sources_count; k++) {
+        const source *s = &c->sources[k];
+        inner = s->alias == L2C_NO_MATCH || !l2c_token_same_name(&w->tokens, i, s->alias);
+    }
+    return inner;
+}
+
+/* True if the tokens have one value for the whole statement or, if c is not NULL, for one run of
+ * that subquery. */
+static bool is_constant(const rewriter *w, const core *c, size_t first, size_t last) {
     static const char *const changing[] = { "random",        "randomblob",        "changes",
                                             "total_changes", "last_insert_rowid", NULL };
     static const char *const words[] = { "NULL", "TRUE", "FALSE", "CASE",    "WHEN", "THEN",
@@ -210,6 +224,10 @@ static bool is_constant(const rewriter *w, size_t first, size_t last) {
                 return false;
             }
             i = match_of(w, i);
+            continue;
+        }
+        if (c != NULL && i + 2 <= last && is_outer_column(w, c, i)) {
+            i += 2;
             continue;
         }
         l2c_token_kind kind = kind_of(w, i);
@@ -256,13 +274,13 @@ static source *embedding_of(const rewriter *w, core *c, size_t first, size_t las
 static source *indexable(const rewriter *w, core *c, const distance *d, size_t *first,
                          size_t *last) {
     source *s = embedding_of(w, c, d->left_first, d->left_last);
-    if (s != NULL && is_constant(w, d->right_first, d->right_last)) {
+    if (s != NULL && is_constant(w, c, d->right_first, d->right_last)) {
         *first = d->right_first;
         *last = d->right_last;
         return s;
     }
     s = embedding_of(w, c, d->right_first, d->right_last);
-    if (s != NULL && is_constant(w, d->left_first, d->left_last)) {
+    if (s != NULL && is_constant(w, c, d->left_first, d->left_last)) {
         *first = d->left_first;
         *last = d->left_last;
         return s;
@@ -449,7 +467,7 @@ static bool wrap_match(rewriter *w, core *c) {
         bool ours = name == start || l2c_token_same_name(&w->tokens, start, s->alias);
         if (ours && l2c_token_names(&w->tokens, name, "embedding") && is(w, name + 1, "MATCH") &&
             name + 2 < i) {
-            if (found_match || !is_constant(w, name + 2, i - 1)) {
+            if (found_match || !is_constant(w, c, name + 2, i - 1)) {
                 return false;
             }
             found_match = true;
@@ -459,7 +477,7 @@ static bool wrap_match(rewriter *w, core *c) {
             s->query_last = i - 1;
         } else if (ours && l2c_token_names(&w->tokens, name, "k") &&
                    (is(w, name + 1, "=") || is(w, name + 1, "==")) && name + 2 < i) {
-            if (found_k || !is_constant(w, name + 2, i - 1)) {
+            if (found_k || !is_constant(w, NULL, name + 2, i - 1)) {
                 return false;
             }
             found_k = true;

@@ -653,11 +653,6 @@ typedef struct table {
     const kind *kind;
 } table;
 
-typedef struct module_data {
-    l2c_sql_conn *conn;
-    const kind *kind;
-} module_data;
-
 typedef struct cursor {
     sqlite3_vtab_cursor base;
     rows rows;
@@ -666,25 +661,18 @@ typedef struct cursor {
 
 static int connect_table(sqlite3 *sqlite, void *data, int argc, const char *const *argv,
                          sqlite3_vtab **out, char **message) {
+    (void)sqlite;
     (void)argc;
     (void)argv;
     (void)message;
-    const module_data *d = data;
-    table *t = l2c_calloc(1, sizeof *t);
-    if (t == NULL) {
-        return SQLITE_NOMEM;
+    const l2c_sql_module *m = data;
+    const kind *k = m->which;
+    int rc = l2c_sql_table_new(out, sizeof(table), m, k->schema);
+    if (rc == SQLITE_OK) {
+        ((table *)*out)->conn = m->conn;
+        ((table *)*out)->kind = k;
     }
-    d->conn->internal++;
-    int rc = sqlite3_declare_vtab(sqlite, d->kind->schema);
-    d->conn->internal--;
-    if (rc != SQLITE_OK) {
-        l2c_free(t);
-        return rc;
-    }
-    t->conn = d->conn;
-    t->kind = d->kind;
-    *out = &t->base;
-    return SQLITE_OK;
+    return rc;
 }
 
 static int disconnect_table(sqlite3_vtab *base) {
@@ -830,16 +818,9 @@ static const sqlite3_module module = {
 };
 
 l2cdb_status l2c_sql_tables_register(l2c_sql_conn *c, l2cdb_error *err) {
-    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
-        module_data *d = l2c_alloc(1, sizeof *d);
-        if (d == NULL) {
-            return l2c_fail_nomem(err, sizeof *d);
-        }
-        *d = (module_data){ .conn = c, .kind = &kinds[i] };
-        int rc = sqlite3_create_module_v2(c->sqlite, kinds[i].name, &module, d, l2c_free);
-        if (rc != SQLITE_OK) {
-            return l2c_sql_status(c, rc, err);
-        }
+    l2cdb_status rc = L2CDB_OK;
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0] && rc == L2CDB_OK; i++) {
+        rc = l2c_sql_module_register(c, kinds[i].name, &module, &kinds[i], err);
     }
-    return L2CDB_OK;
+    return rc;
 }

@@ -1,6 +1,11 @@
 /* engine/sql_rewrite: what is rewritten, what is left alone, and where errors point. */
 #include "tests/test.h"
 
+#define CAPTION_ID                                                                                 \
+    "coalesce((SELECT c.id FROM main.caption c WHERE c.image_id=captions.image_id AND "            \
+    "c.text=captions.text),(SELECT seq+1 FROM main.sqlite_sequence WHERE name='caption' AND "      \
+    "captions.text=captions.text),1)"
+
 #include "engine/sql_rewrite.h"
 #include "engine/sql_token.h"
 
@@ -31,15 +36,24 @@ static const rewrite_case cases[] = {
     { "SELECT * FROM similar(id => 4)", "SELECT * FROM similar(4)" },
     { "SELECT * FROM hybrid(k => 5, text => 'x')", "SELECT * FROM hybrid('x', 5)" },
 
+    // A column of an outer SELECT is constant while the inner one runs; a neighbour's is not.
+    { "SELECT a.id, (SELECT b.id FROM images b WHERE b.id <> a.id ORDER BY b.embedding <=> "
+      "a.embedding LIMIT 1) FROM images a",
+      "SELECT a.id, (SELECT b.id FROM images(a.embedding) b WHERE b.id <> a.id ORDER BY b.rank "
+      "LIMIT 1) FROM images a" },
+    { "SELECT (SELECT b.id FROM images b, images c ORDER BY b.embedding <=> c.embedding LIMIT 1)",
+      "SELECT (SELECT b.id FROM images b, images c ORDER BY cosine_distance(b.embedding , "
+      "c.embedding) NULLS LAST LIMIT 1)" },
+
     // RETURNING of what a virtual table was not given.
     { "INSERT INTO captions(image_id, text) VALUES (1, 'x') RETURNING id",
-      "INSERT INTO captions(image_id, text) VALUES (1, 'x') RETURNING last_insert_rowid() AS id" },
+      "INSERT INTO captions(image_id, text) VALUES (1, 'x') RETURNING " CAPTION_ID " AS id" },
     { "INSERT INTO main.captions(image_id, text) SELECT id, 'x' FROM images RETURNING text AS id, "
       "captions.rowid + 1, text id, (SELECT max(id) FROM images), abs(id);",
-      "INSERT INTO main.captions(image_id, text) SELECT id, 'x' FROM images RETURNING text AS id, "
-      "last_insert_rowid() + 1, text id, (SELECT max(id) FROM images), abs(last_insert_rowid());" },
+      "INSERT INTO main.captions(image_id, text) SELECT id, 'x' FROM images RETURNING text AS "
+      "id, " CAPTION_ID " + 1, text id, (SELECT max(id) FROM images), abs(" CAPTION_ID ");" },
     { "INSERT INTO captions(image_id, text) VALUES (1, 'x') RETURNING *",
-      "INSERT INTO captions(image_id, text) VALUES (1, 'x') RETURNING last_insert_rowid() AS id,"
+      "INSERT INTO captions(image_id, text) VALUES (1, 'x') RETURNING " CAPTION_ID " AS id,"
       "image_id,text,language,source,added_at,embedding,score,distance" },
     { "INSERT INTO notes(a) SELECT id FROM captions RETURNING id", NULL },
     { "SELECT id FROM captions", NULL },
@@ -195,6 +209,8 @@ static void mistakes_are_placed(void **state) {
         { "SELECT a <=> ", 13 },
         { "SELECT a <=> , b", 13 },
         { "SELECT (a <=>) b", 13 },
+        { "SELECT a <-> b", 9 },
+        { "SELECT a <#> b", 9 },
         { "SELECT * FROM similar(1, m => 3)", 25 },
         { "SELECT * FROM similar(k => 3, 4)", 30 },
         { "SELECT * FROM similar(1, id => 4)", 31 },
