@@ -1,5 +1,6 @@
 /* `l2cdb tune`: teach the text adapter this database's words. */
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #include "cli/commands.h"
@@ -14,7 +15,9 @@ static struct {
     uint64_t seed, memory;
     bool early_stop, resume, force, promote, json;
 } o = {
-    .lr = -1, .warmup = -1, .weight_decay = -1, .val = -1, .early_stop = true, .promote = true
+    // What no value given on the line can be.
+    .epochs = SIZE_MAX, .batch = SIZE_MAX, .lr = NAN,          .warmup = NAN,   .weight_decay = NAN,
+    .val = NAN,         .seed = 1,         .early_stop = true, .promote = true,
 };
 
 static const char *const heads[] = { "text", "text+image", NULL };
@@ -45,8 +48,8 @@ static const l2c_option options[] = {
       "stop when held-out recall no longer rises (default)", NULL },
     { 0, "no-early-stop", L2C_OPTION_OFF, &o.early_stop, NULL, "train all epochs", NULL },
     { 0, "resume", L2C_OPTION_ON, &o.resume, NULL, "continue an interrupted run", NULL },
-    { 0, "force", L2C_OPTION_ON, &o.force, NULL, "switch to the result although held-out R@10 fell",
-      NULL },
+    { 0, "force", L2C_OPTION_ON, &o.force, NULL,
+      "switch to the result although held-out R@10 fell or the loss\nrose", NULL },
     { 0, "no-promote", L2C_OPTION_OFF, &o.promote, NULL,
       "leave the result inactive; `reindex` switches to it", NULL },
     { 0, "memory", L2C_OPTION_BYTES, &o.memory, "SIZE",
@@ -60,14 +63,14 @@ static const l2c_option options[] = {
 static void fill_options(l2cdb_tune_options *t, l2c_progress *progress) {
     l2cdb_tune_options_init(t);
     t->pairs_file = o.pairs;
-    t->epochs = o.epochs;
-    t->batch = o.batch;
-    t->seed = o.seed != 0 ? o.seed : t->seed;
-    t->lr = o.lr >= 0 ? o.lr : t->lr;
-    t->warmup = o.warmup >= 0 ? o.warmup : t->warmup;
-    t->val_share = o.val >= 0 ? o.val : t->val_share;
-    if (o.weight_decay >= 0) {
-        t->weight_decay = o.weight_decay > 0 ? o.weight_decay : -1; // the door's "none"
+    t->epochs = o.epochs != SIZE_MAX ? o.epochs : t->epochs;
+    t->batch = o.batch != SIZE_MAX ? o.batch : t->batch;
+    t->seed = o.seed;
+    t->lr = isnan(o.lr) ? t->lr : o.lr;
+    t->warmup = isnan(o.warmup) ? t->warmup : o.warmup;
+    t->val_share = isnan(o.val) ? t->val_share : o.val;
+    if (!isnan(o.weight_decay)) {
+        t->weight_decay = o.weight_decay != 0 ? o.weight_decay : -1; // the door's "none"
     }
     t->tune_image_head = o.heads != NULL && strcmp(o.heads, "text+image") == 0;
     t->early_stop = o.early_stop;
@@ -111,6 +114,8 @@ static void print_json(const l2cdb_tune_report *t) {
     l2c_json_out_uint(&j, t->photos_val);
     l2c_json_out_key(&j, "pairs_val");
     l2c_json_out_uint(&j, t->pairs_val);
+    l2c_json_out_key(&j, "pairs_unmatched");
+    l2c_json_out_uint(&j, t->pairs_unmatched);
     l2c_json_out_key(&j, "steps");
     l2c_json_out_uint(&j, t->steps);
     l2c_json_out_key(&j, "loss_first");
@@ -135,7 +140,8 @@ static void print_recall(const l2cdb_tune_report *t) {
     char held[32], others[32];
     bool measured = t->before.images > 0, general = t->general_before.images > 0;
     if (!measured && !general) {
-        printf("too few photos to hold some out, so nothing was measured\n");
+        printf("%s, so nothing was measured\n",
+               o.val == 0 ? "nothing was held out" : "too few photos to hold some out");
         return;
     }
     printf("measured, in per cent, on ");
@@ -165,6 +171,9 @@ static void print_summary(const l2cdb_tune_report *t) {
            l2c_progress_count(pairs, t->pairs), l2c_progress_count(photos, t->photos),
            l2c_progress_count(steps, t->steps), l2c_progress_duration(duration, t->seconds),
            t->pairs_per_s, t->loss_first, t->loss_last);
+    if (t->pairs_unmatched > 0) {
+        printf("%s captions named no known photo\n", l2c_progress_count(pairs, t->pairs_unmatched));
+    }
     print_recall(t);
     if (t->promoted) {
         bool images = o.heads != NULL && strcmp(o.heads, "text+image") == 0;
@@ -174,15 +183,22 @@ static void print_summary(const l2cdb_tune_report *t) {
         printf("generation %" PRId64 " is ready; `l2cdb reindex -g %" PRId64 "` switches to it\n",
                t->generation, t->generation);
     } else {
-        printf("held-out R@10 fell, so generation %" PRId64
-               " stays inactive; `l2cdb reindex -g %" PRId64 "` switches to it all the same\n",
-               t->generation, t->generation);
+        double before = t->before.t2i.r10 + t->before.i2t.r10;
+        bool fell = t->after.t2i.r10 + t->after.i2t.r10 < before;
+        printf("%s, so generation %" PRId64 " stays inactive; `l2cdb reindex -g %" PRId64
+               "` switches to it all the same\n",
+               fell ? "held-out R@10 fell" : "the loss rose (try a lower --lr)", t->generation,
+               t->generation);
     }
 }
 
 static int run(const char *const *args, size_t args_count) {
     (void)args;
     (void)args_count;
+    // 0 means "choose" at the door, which is not what somebody means who writes it.
+    if (o.epochs == 0 || o.batch == 0 || o.lr == 0) {
+        return l2c_options_wrong(&l2c_cmd_tune, "--epochs, --batch and --lr are above 0");
+    }
     l2cdb_open_options open;
     l2c_session_options(&open);
     open.memory_max = o.memory;
@@ -198,9 +214,7 @@ static int run(const char *const *args, size_t args_count) {
     l2cdb_error err;
     l2cdb_status status = l2cdb_tune(db, &t, &report, &err);
     l2c_progress_clear();
-    if (status == L2CDB_E_CANCELLED) {
-        rc = l2c_session_error("`l2cdb tune --resume` goes on", "stopped; the best state is kept");
-    } else if (status != L2CDB_OK) {
+    if (status != L2CDB_OK) {
         rc = l2c_session_fail(&err);
     } else if (o.json) {
         print_json(&report);

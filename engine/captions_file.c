@@ -1,7 +1,8 @@
 /* Captions from files in the forms people have: JSON lines, CSV, and COCO's json.
  *
  * Told apart by content: a file whose first byte is "{" and which is one JSON object with
- * "annotations" is COCO; one whose first line is a JSON object is JSON lines; all else is CSV. */
+ * "annotations" is COCO; one whose first line is a JSON object is JSON lines; all else is CSV, with
+ * commas, semicolons or tabs. */
 #include <csv.h>
 #include <ctype.h>
 #include <errno.h>
@@ -320,17 +321,26 @@ static void csv_row(int c, void *ctx) {
     s->count = 0;
 }
 
+/* What ends the first field: a comma, a tab, or the semicolon of spreadsheets in countries whose
+ * numbers have commas. */
+static char delimiter(const char *text, size_t n) {
+    bool quoted = false;
+    for (size_t i = 0; i < n && (quoted || text[i] != '\n'); i++) {
+        quoted = quoted != (text[i] == '"');
+        if (!quoted && (text[i] == ',' || text[i] == ';' || text[i] == '\t')) {
+            return text[i];
+        }
+    }
+    return ',';
+}
+
 static l2cdb_status read_csv(reader *r, const char *text, size_t n, l2cdb_error *err) {
     csv_state s = { .reader = r, .caption = 1, .language = 2, .err = err };
     struct csv_parser parser;
     if (csv_init(&parser, CSV_STRICT | CSV_STRICT_FINI) != 0) {
         return l2c_fail_nomem(err, 0);
     }
-    // A first line with tabs and without commas is a table of tabs.
-    size_t first = strcspn(text, "\n");
-    if (memchr(text, ',', first) == NULL && memchr(text, '\t', first) != NULL) {
-        csv_set_delim(&parser, '\t');
-    }
+    csv_set_delim(&parser, (unsigned char)delimiter(text, n));
     size_t used = csv_parse(&parser, text, n, csv_field, csv_row, &s);
     if (s.rc == L2CDB_OK && used == n) {
         used = csv_fini(&parser, csv_field, csv_row, &s) == 0 ? n : n + 1;

@@ -366,7 +366,7 @@ typedef struct l2cdb_tune_options {
     double val_share;     /* 0.1, split by photo */
     bool early_stop;      /* default true */
     bool resume;          /* continue an interrupted run */
-    bool force;           /* promote although held-out R@10 fell */
+    bool force;           /* promote although held-out R@10 fell or the loss rose */
     bool no_promote;      /* leave it inactive */
     l2cdb_objective objective;
     const char *report_dir; /* JSON and SVG written there; NULL: none */
@@ -379,12 +379,16 @@ typedef struct l2cdb_tune_report {
     int64_t generation; /* new one */
     bool promoted;
     uint64_t photos, pairs, photos_val, pairs_val, steps;
+    uint64_t pairs_unmatched; /* captions of the pairs file that named no known photo */
     double loss_first, loss_last, seconds, pairs_per_s;
     double blend; /* how far the new heads are from the old ones (0) to the trained ones (1) */
     l2cdb_eval_report before, after; /* held-out */
     l2cdb_eval_report general_before,
         general_after; /* a fixed sample of other photos; 0 images: none */
 } l2cdb_tune_report;
+/* The new generation is promoted if held-out R@10 did not fall and the loss did not rise clearly (a
+ * rate too high). A state that cannot be saved for `resume` is a warning in the log; the run goes
+ * on. */
 L2CDB_API l2cdb_status l2cdb_tune(l2cdb *db, const l2cdb_tune_options *options,
                                   l2cdb_tune_report *out, l2cdb_error *err);
 

@@ -24,7 +24,7 @@
 #include "engine/tune_pairs.h"
 #include "engine/tune_report.h"
 
-enum { PHOTOS_MIN = 4, PATIENCE = 10, EPOCHS_MAX = 10000 };
+enum { PHOTOS_MIN = 4, PATIENCE = 10, EPOCHS = 20, EPOCHS_MAX = 10000 };
 
 /* Saving takes at most this share of the time between two saves. */
 static const double SAVE_SHARE = 0.05;
@@ -85,21 +85,18 @@ static const char MAGIC[8] = { 'l', '2', 'c', 't', 'u', 'n', '0', '1' };
 static l2c_hash plan_of(const tuning *t) {
     char text[512];
     l2c_hash heads = l2c_heads_fingerprint(t->start);
-    char hex[L2C_HASH_HEX_BYTES];
+    char hex[L2C_HASH_HEX_BYTES], pairs_hex[L2C_HASH_HEX_BYTES];
     l2c_hash_hex(&heads, hex);
+    l2c_hash_hex(&t->pairs.content, pairs_hex);
     const l2cdb_tune_options *o = t->options;
-    int n = snprintf(text, sizeof text, "%s %zu %zu %zu %zu %g %g %g %" PRIu64 " %d %g %d", hex,
-                     t->pairs.photos, t->pairs.captions, t->epochs, t->steps_per_epoch, o->lr,
-                     o->weight_decay, o->warmup, o->seed, o->tune_image_head, o->val_share,
+    int n = snprintf(text, sizeof text, "%s %s %zu %zu %zu %zu %g %g %g %" PRIu64 " %d %g %d", hex,
+                     pairs_hex, t->pairs.photos, t->pairs.captions, t->epochs, t->steps_per_epoch,
+                     o->lr, o->weight_decay, o->warmup, o->seed, o->tune_image_head, o->val_share,
                      (int)o->objective);
     return l2c_hash_of(text, (size_t)n);
 }
 
-static l2cdb_status save_state(tuning *t, l2cdb_error *err) {
-    double start = l2c_now();
-    if (t->state_path == NULL || (start - t->saved_at) * SAVE_SHARE < t->save_s) {
-        return L2CDB_OK;
-    }
+static l2cdb_status write_state(tuning *t, l2cdb_error *err) {
     state_header h = { .plan = plan_of(t),
                        .epoch = t->epoch,
                        .best_epoch = t->best_epoch,
@@ -128,10 +125,23 @@ static l2cdb_status save_state(tuning *t, l2cdb_error *err) {
                       : l2c_file_replace(t->state_path, b.data, b.size, err);
     }
     l2c_buf_fini(&b);
-    t->saved_epoch = t->epoch;
+    return rc;
+}
+
+/* A full disk must not cost the run: without a saved state it only cannot be resumed. */
+static void save_state(tuning *t) {
+    double start = l2c_now();
+    if (t->state_path == NULL || (start - t->saved_at) * SAVE_SHARE < t->save_s) {
+        return;
+    }
+    l2cdb_error err;
+    if (write_state(t, &err) == L2CDB_OK) {
+        t->saved_epoch = t->epoch;
+    } else {
+        l2c_log(L2CDB_LOG_WARN, "tuning state not saved epoch=%zu: %s", t->epoch, err.message);
+    }
     t->saved_at = l2c_now();
     t->save_s = t->saved_at - start;
-    return rc;
 }
 
 static l2cdb_status read_state(tuning *t, const l2c_map *m, l2cdb_error *err) {
@@ -187,6 +197,31 @@ static l2cdb_status resume(tuning *t, l2cdb_error *err) {
 
 /* ---- Preparing ---- */
 
+/* Before captions are encoded for minutes. NaN is outside of every range. */
+static l2cdb_status check_options(const l2cdb_tune_options *o, l2cdb_error *err) {
+    if (!(o->lr >= 0 && o->lr < 1)) {
+        return l2c_fail(err, L2CDB_E_INVALID, "learning rate is %g, expected above 0 and below 1",
+                        o->lr);
+    }
+    if (!((o->weight_decay >= 0 && o->weight_decay < 1) || o->weight_decay == -1)) {
+        return l2c_fail(err, L2CDB_E_INVALID, "weight decay is %g, expected 0 to below 1",
+                        o->weight_decay);
+    }
+    if (!(o->warmup >= 0 && o->warmup <= 1)) {
+        return l2c_fail(err, L2CDB_E_INVALID, "%g of the steps to warm up in, expected 0 to 1",
+                        o->warmup);
+    }
+    if (!(o->val_share >= 0 && o->val_share <= 0.9)) {
+        return l2c_fail(err, L2CDB_E_INVALID, "%g of the photos to hold out, expected 0 to 0.9",
+                        o->val_share);
+    }
+    if (o->epochs > EPOCHS_MAX) {
+        return l2c_fail(err, L2CDB_E_INVALID, "%zu epochs, expected 1 to %d", o->epochs,
+                        EPOCHS_MAX);
+    }
+    return L2CDB_OK;
+}
+
 /* Captions of the pairs file become captions of the database, so that their features are computed
  * once and kept. */
 static l2cdb_status take_pairs_file(tuning *t, l2cdb_error *err) {
@@ -201,6 +236,8 @@ static l2cdb_status take_pairs_file(tuning *t, l2cdb_error *err) {
     if (rc == L2CDB_OK) {
         l2c_log(L2CDB_LOG_INFO, "pairs read added=%" PRIu64 " unmatched=%" PRIu64, r.captions_added,
                 r.captions_unmatched);
+        // Caption contrast alone groups by name and needs no photo (load_pairs).
+        t->report->pairs_unmatched = t->use_images ? r.captions_unmatched : 0;
     }
     return rc;
 }
@@ -220,8 +257,15 @@ static l2cdb_status check_photos(const tuning *t, l2cdb_error *err) {
     if (t->train_count >= PHOTOS_MIN) {
         return L2CDB_OK;
     }
-    l2c_fail(err, L2CDB_E_INVALID, "%zu photos with captions to train on, expected at least %d",
-             t->train_count, PHOTOS_MIN);
+    const uint64_t unmatched = t->report->pairs_unmatched;
+    char lost[96] = "";
+    if (unmatched > 0) {
+        snprintf(lost, sizeof lost, "; %" PRIu64 " caption%s of the file named no known photo",
+                 unmatched, unmatched == 1 ? "" : "s");
+    }
+    l2c_fail(err, L2CDB_E_INVALID, "%zu photo%s with %s to train on, expected at least %d%s",
+             t->train_count, t->train_count == 1 ? "" : "s",
+             t->use_images ? "captions" : "two captions or more", PHOTOS_MIN, lost);
     return l2c_hint(err, "add captions with `l2cdb ingest --captions FILE` or --pairs FILE, of "
                          "photos that are in the database");
 }
@@ -236,16 +280,12 @@ static l2cdb_status load_pairs(tuning *t, l2cdb_error *err) {
         return rc;
     }
     const l2c_model_info *info = l2c_model_get_info(model);
-    double share = t->options->val_share;
-    if (!(share >= 0 && share <= 0.9)) {
-        return l2c_fail(err, L2CDB_E_INVALID, "%g of the photos to hold out, expected 0 to 0.9",
-                        share);
-    }
     // By this name ingest has stored where the captions of the file come from.
     const char *source =
         t->options->pairs_file != NULL ? l2c_path_base(t->options->pairs_file) : NULL;
     rc = l2c_pair_set_load(&t->pairs, t->db, &t->view->generation, info->image_width,
-                           info->text_width, source, share, t->db->options.memory_max / 2, err);
+                           info->text_width, source, t->options->val_share,
+                           t->db->options.memory_max / 2, err);
     if (rc == L2CDB_OK && !t->use_images && t->options->pairs_file != NULL) {
         l2c_parallel parallel;
         rc = l2c_parallel_read(&parallel, t->db, t->view, t->options->pairs_file,
@@ -284,13 +324,12 @@ static l2cdb_status make_trainer(tuning *t, l2cdb_error *err) {
     if (batch < 2) {
         return l2c_fail(err, L2CDB_E_INVALID, "a batch of %zu pairs, expected at least 2", batch);
     }
-    t->epochs = o->epochs > 0 ? o->epochs : 20;
-    if (t->epochs > EPOCHS_MAX) {
-        return l2c_fail(err, L2CDB_E_INVALID, "%zu epochs, expected 1 to %d", t->epochs,
-                        EPOCHS_MAX);
-    }
-    // Equal steps instead of a small last one.
+    t->epochs = o->epochs > 0 ? o->epochs : EPOCHS;
+    // Equal steps instead of a small last one; each has a negative at least.
     t->steps_per_epoch = (t->train_count + batch - 1) / batch;
+    if (t->steps_per_epoch > t->train_count / 2) {
+        t->steps_per_epoch = t->train_count / 2;
+    }
     size_t rows = (t->train_count + t->steps_per_epoch - 1) / t->steps_per_epoch;
     l2c_trainer_options to;
     l2c_trainer_options_init(&to);
@@ -487,7 +526,7 @@ static l2cdb_status train(tuning *t, l2cdb_error *err) {
         }
         if (rc == L2CDB_OK) {
             t->epoch++;
-            rc = save_state(t, err);
+            save_state(t);
         }
         if (t->options->early_stop && t->report->photos_val > 0 &&
             t->epoch >= t->best_epoch + PATIENCE) {
@@ -501,7 +540,7 @@ static l2cdb_status train(tuning *t, l2cdb_error *err) {
     if (t->epoch > 0) {
         t->report->loss_last = t->curve[t->epoch - 1].loss;
     }
-    if (rc == L2CDB_E_CANCELLED) {
+    if (rc == L2CDB_E_CANCELLED && t->saved_epoch > 0) {
         l2c_hint(err, "`l2cdb tune --resume` goes on after epoch %zu", t->saved_epoch);
     }
     return rc;
@@ -567,6 +606,14 @@ static l2cdb_status store_generation(tuning *t, const l2c_heads *heads, l2cdb_er
     return l2c_store_commit(store, err);
 }
 
+/* Found no worse on the photos held out; and the loss did not rise by more than one batch differs
+ * from another, as with a rate too high, which few photos do not show. */
+static bool has_learnt(const l2cdb_tune_report *r) {
+    double before = r->before.t2i.r10 + r->before.i2t.r10;
+    double after = r->after.t2i.r10 + r->after.i2t.r10;
+    return after >= before && r->loss_last <= 1.1 * r->loss_first + 0.1;
+}
+
 static l2cdb_status finish(tuning *t, l2cdb_error *err) {
     l2c_heads *heads = NULL;
     l2cdb_status rc = choose_epoch(t, err);
@@ -582,9 +629,7 @@ static l2cdb_status finish(tuning *t, l2cdb_error *err) {
     if (rc == L2CDB_OK) {
         rc = rank(t, L2C_PART_GENERAL, heads, &t->report->general_after, err);
     }
-    double before = 0.5 * (t->report->before.t2i.r10 + t->report->before.i2t.r10);
-    double after = 0.5 * (t->report->after.t2i.r10 + t->report->after.i2t.r10);
-    bool promote = !t->options->no_promote && (after >= before || t->options->force);
+    bool promote = !t->options->no_promote && (has_learnt(t->report) || t->options->force);
     t->report->promoted = promote;
     if (rc == L2CDB_OK) {
         rc = store_generation(t, heads, err);
@@ -604,8 +649,8 @@ static l2cdb_status finish(tuning *t, l2cdb_error *err) {
 }
 
 static l2cdb_status tune(tuning *t, l2cdb_error *err) {
-    l2cdb_status rc = L2CDB_OK;
-    if (t->options->pairs_file != NULL) {
+    l2cdb_status rc = check_options(t->options, err);
+    if (rc == L2CDB_OK && t->options->pairs_file != NULL) {
         rc = take_pairs_file(t, err);
     }
     if (rc == L2CDB_OK) {

@@ -41,7 +41,19 @@ static int by_photo(const void *a, const void *b) {
     return (x->caption > y->caption) - (x->caption < y->caption);
 }
 
-static l2cdb_status read_pairs(pair_list *l, l2cdb *db, const char *source, l2cdb_error *err) {
+/* *content = hash of what it was and of one more caption. */
+static void add_content(l2c_hash *content, const l2c_caption_record *c) {
+    const l2c_hash text = l2c_hash_of(c->text, strlen(c->text));
+    char all[sizeof content->bytes + sizeof text.bytes + 2 * sizeof(int64_t)], *at = all;
+    memcpy(at, content->bytes, sizeof content->bytes);
+    memcpy(at += sizeof content->bytes, text.bytes, sizeof text.bytes);
+    memcpy(at += sizeof text.bytes, &c->image_id, sizeof(int64_t));
+    memcpy(at + sizeof(int64_t), &c->id, sizeof(int64_t));
+    *content = l2c_hash_of(all, sizeof all);
+}
+
+static l2cdb_status read_pairs(pair_list *l, l2c_hash *content, l2cdb *db, const char *source,
+                               l2cdb_error *err) {
     l2c_caption_record rows[ROWS];
     l2c_arena arena;
     l2c_arena_init(&arena, 0);
@@ -55,6 +67,7 @@ static l2cdb_status read_pairs(pair_list *l, l2cdb *db, const char *source, l2cd
                 source != NULL && rows[i].source != NULL && strcmp(rows[i].source, source) == 0;
             pair p = { .photo = rows[i].image_id, .caption = rows[i].id, .from_source = from };
             rc = push(l, p, err);
+            add_content(content, &rows[i]);
             after = rows[i].id;
         }
         if (rc == L2CDB_OK) {
@@ -241,7 +254,7 @@ l2cdb_status l2c_pair_set_load(l2c_pair_set *s, l2cdb *db, const l2c_generation 
                          .text_trunk = g->text_trunk };
     pair_list list = { 0 };
     id_list images = { 0 }, texts = { 0 };
-    l2cdb_status rc = read_pairs(&list, db, source, err);
+    l2cdb_status rc = read_pairs(&list, &s->content, db, source, err);
     if (rc == L2CDB_OK) {
         rc = featured(&images, db, L2C_KIND_IMAGE, &g->image_trunk, image_width, err);
     }
@@ -302,6 +315,9 @@ l2cdb_status l2c_pair_set_append(l2c_pair_set *s, l2c_parallel *p, l2cdb_error *
     }
     s->photos = photos;
     s->captions = captions;
+    const l2c_hash both[] = { s->content, l2c_hash_of(p->texts, p->captions * s->text_width *
+                                                                    sizeof *p->texts) };
+    s->content = l2c_hash_of(both, sizeof both);
     s->parallel = p->texts;
     p->texts = NULL;
     l2c_parallel_fini(p);

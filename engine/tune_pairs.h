@@ -18,10 +18,11 @@ typedef struct l2c_pair_set {
     int64_t *caption_ids; /* [captions] */
     size_t image_width, text_width;
     /* Features in memory; NULL when they exceed the limit and are read row by row. */
-    float *images;   /* [photos, image_width] */
-    float *texts;    /* [stored, text_width] */
-    size_t stored;   /* captions that the database holds; later ones are parallel */
-    float *parallel; /* [captions - stored, text_width] */
+    float *images;    /* [photos, image_width] */
+    float *texts;     /* [stored, text_width] */
+    size_t stored;    /* captions that the database holds; later ones are parallel */
+    float *parallel;  /* [captions - stored, text_width] */
+    l2c_hash content; /* of all captions, parallel ones included: texts, photos and ids */
     l2c_store *store;
     l2c_hash image_trunk, text_trunk;
 } l2c_pair_set;

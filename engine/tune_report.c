@@ -25,14 +25,15 @@ static void eval_json(l2c_buf *b, const char *name, const l2cdb_eval_report *e) 
 }
 
 static void report_members(l2c_buf *b, const l2cdb_tune_report *r) {
-    l2c_buf_printf(
-        b,
-        "\"generation\":%" PRId64 ",\"promoted\":%s,\"photos\":%" PRIu64 ",\"pairs\":%" PRIu64
-        ",\"photos_val\":%" PRIu64 ",\"pairs_val\":%" PRIu64 ",\"steps\":%" PRIu64
-        ",\"loss_first\":%.5f,\"loss_last\":%.5f,\"seconds\":%.2f,\"pairs_per_s\":%.1f"
-        ",\"blend\":%.2f",
-        r->generation, r->promoted ? "true" : "false", r->photos, r->pairs, r->photos_val,
-        r->pairs_val, r->steps, r->loss_first, r->loss_last, r->seconds, r->pairs_per_s, r->blend);
+    l2c_buf_printf(b,
+                   "\"generation\":%" PRId64 ",\"promoted\":%s,\"photos\":%" PRIu64
+                   ",\"pairs\":%" PRIu64 ",\"photos_val\":%" PRIu64 ",\"pairs_val\":%" PRIu64
+                   ",\"pairs_unmatched\":%" PRIu64 ",\"steps\":%" PRIu64
+                   ",\"loss_first\":%.5f,\"loss_last\":%.5f,\"seconds\":%.2f,\"pairs_per_s\":%.1f"
+                   ",\"blend\":%.2f",
+                   r->generation, r->promoted ? "true" : "false", r->photos, r->pairs,
+                   r->photos_val, r->pairs_val, r->pairs_unmatched, r->steps, r->loss_first,
+                   r->loss_last, r->seconds, r->pairs_per_s, r->blend);
     eval_json(b, "before", &r->before);
     eval_json(b, "after", &r->after);
     if (r->general_before.images > 0) {

@@ -66,6 +66,9 @@ static void every_form_is_read(void **state) {
     expect("\xEF\xBB\xBFLanguage,Caption,Path\r\nde,ein Boot,sub/a.jpg\r\n",
            "sub/a.jpg|ein Boot|de\n");
     expect("image_name\tcaption\na.jpg\ta, b\n", "a.jpg|a, b|-\n");
+    expect("\xEF\xBB\xBFpath;caption;language\r\na.jpg;\"rot, dann\nblau\";de\r\n",
+           "a.jpg|rot, dann\nblau|de\n");
+    expect("\"a;b.jpg\";a boat, red\n", "a;b.jpg|a boat, red|-\n");
     expect("id,caption\n12,\"two\nlines\"\n", "#12|two\nlines|-\n");
 }
 
