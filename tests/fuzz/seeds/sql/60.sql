@@ -1,0 +1,1 @@
+INSERT INTO main.captions(image_id, text) SELECT id, 'x' FROM images RETURNING *, captions.rowid + 1, text id, (SELECT max(id) FROM images), abs(id);

@@ -1,0 +1,1 @@
+SELECT a.id, (SELECT b.id FROM images b WHERE b.id <> a.id ORDER BY b.embedding <=> "a".embedding LIMIT 1) FROM images a WHERE a.embedding <-> ? < 1;
