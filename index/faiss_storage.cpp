@@ -14,8 +14,6 @@
 #include <string>
 #include <vector>
 
-#include <sys/mman.h>
-
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVFFlat.h>
@@ -26,21 +24,16 @@
 #include <faiss/c_api/error_c.h>
 #include <faiss/c_api/index_io_c.h>
 
+#include "index/huge_pages.h"
 #include "index/kernels.h"
 
 namespace {
 
 using idx = faiss::Index::idx_t;
 
-/* Memory that is read at random wants 2 MiB pages; asked for before the first touch. */
 template <typename T> void reserve_huge(std::vector<T> &v, size_t n) {
     v.reserve(n);
-    const uintptr_t mask = (uintptr_t(2) << 20) - 1;
-    uintptr_t from = (reinterpret_cast<uintptr_t>(v.data()) + mask) & ~mask;
-    uintptr_t to = (reinterpret_cast<uintptr_t>(v.data()) + n * sizeof(T)) & ~mask;
-    if (from < to) {
-        madvise(reinterpret_cast<void *>(from), to - from, MADV_HUGEPAGE);
-    }
+    l2c_huge_pages(v.data(), n * sizeof(T));
 }
 
 /* The centroids: brute force with our kernels. A tile of centroids stays in the second-level cache
@@ -576,6 +569,10 @@ l2cdb_status l2c_ann_load(l2c_ann **out, const void *data, size_t bytes, l2c_ind
             if (fits) {
                 graph_views(ann.get());
                 fits = ann->codes.quant == quant;
+                const auto &links =
+                    static_cast<faiss::IndexHNSW *>(ann->index.get())->hnsw.neighbors;
+                l2c_huge_pages(links.data(), links.size() * sizeof links[0]);
+                l2c_huge_pages(ann->codes.rows, count * ann->codes.row_bytes);
             }
         } else if (fits) {
             fits = lists_adopt(ann.get());

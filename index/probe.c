@@ -6,72 +6,132 @@
 #include "engine/base/vec.h"
 #include "index/exact.h"
 
-static bool in_filter(const l2c_index_filter *f, int64_t id) {
-    size_t lo = 0, hi = f->count;
+#define BROAD 16 /* a filter of more than this part of the rows is kept as bits */
+
+/* The first place at or after `from` whose id is not below `id`. Gallops: it is usually near. */
+static size_t seek(const int64_t *ids, size_t n, size_t from, int64_t id) {
+    size_t lo = from, step = 1;
+    while (lo + step <= n && ids[lo + step - 1] < id) {
+        lo += step;
+        step *= 2;
+    }
+    size_t hi = lo + step - 1 < n ? lo + step - 1 : n;
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
-        if (f->ids[mid] < id) {
+        if (ids[mid] < id) {
             lo = mid + 1;
         } else {
             hi = mid;
         }
     }
-    return lo < f->count && f->ids[lo] == id;
+    return lo;
 }
 
-/* Both lists ascend: a binary search for the first id, then a merge that gallops over gaps. */
+/* Both lists ascend, so this is a merge. Bits are collected a word at a time: rows of one word
+ * would wait for each other in memory. */
 static void resolve_base(l2c_probe *p, const l2c_index_filter *f) {
     const l2c_segment *base = p->snap.base;
-    size_t n = base->count, row = 0;
     const int64_t *ids = base->ids;
+    size_t n = base->count, row = 0, matches = 0, word = 0;
+    uint64_t bits = 0;
     bool dense = n > 0 && ids[n - 1] - ids[0] == (int64_t)(n - 1);
-    for (size_t i = 0; i < f->count && row < n; i++) {
-        int64_t id = f->ids[i];
-        if (dense) {
-            if (id < ids[0]) {
-                continue;
-            }
-            row = (size_t)(id - ids[0]);
-        } else if (ids[row] < id) {
-            size_t step = 1;
-            while (row + step < n && ids[row + step] < id) {
-                step *= 2;
-            }
-            size_t lo = row + step / 2, hi = row + step < n ? row + step : n;
-            while (lo < hi) {
-                size_t mid = lo + (hi - lo) / 2;
-                if (ids[mid] < id) {
-                    lo = mid + 1;
-                } else {
-                    hi = mid;
-                }
-            }
-            row = lo;
+    size_t first = n > 0 ? seek(f->ids, f->count, 0, ids[0]) : f->count;
+    for (size_t i = first; i < f->count; i++) {
+        row = dense ? (size_t)(f->ids[i] - ids[0]) : seek(ids, n, row, f->ids[i]);
+        if (row >= n) {
+            break;
         }
-        if (row < n && ids[row] == id &&
-            (p->snap.base_dead == 0 || l2c_segment_alive(base, row, p->snap.seq))) {
-            p->base_rows[p->base_matches++] = (uint32_t)row;
+        if ((!dense && ids[row] != f->ids[i]) ||
+            (p->snap.base_dead > 0 && !l2c_segment_alive(base, row, p->snap.seq))) {
+            continue;
+        }
+        if (p->base_rows != NULL) {
+            p->base_rows[matches] = (uint32_t)row;
+        } else {
+            if (row / 64 != word) {
+                p->base_bits[word] = bits;
+                word = row / 64;
+                bits = 0;
+            }
+            bits |= (uint64_t)1 << (row % 64);
+        }
+        matches++;
+    }
+    p->base_matches = matches;
+    if (p->base_bits != NULL) {
+        p->base_bits[word] = bits;
+    }
+}
+
+/* Fresh rows come in the order they were added, which is mostly that of their ids. */
+static void resolve_fresh(l2c_probe *p, const l2c_index_filter *f, size_t room) {
+    size_t at = 0;
+    int64_t last = INT64_MIN;
+    for (size_t row = 0; row < p->snap.fresh_rows && p->fresh_matches < room; row++) {
+        if (!l2c_fresh_alive(p->snap.fresh, row, p->snap.seq)) {
+            continue;
+        }
+        int64_t id = l2c_fresh_id(p->snap.fresh, row);
+        at = seek(f->ids, f->count, id < last ? 0 : at, id);
+        last = id;
+        if (at < f->count && f->ids[at] == id) {
+            p->fresh_rows[p->fresh_matches++] = (uint32_t)row;
         }
     }
+}
+
+static l2cdb_status make_bits(l2c_probe *p, l2cdb_error *err) {
+    size_t words = p->snap.base->count / 64 + 1;
+    p->base_bits = l2c_calloc(words, sizeof *p->base_bits);
+    return p->base_bits != NULL ? L2CDB_OK : l2c_fail_nomem(err, words * sizeof *p->base_bits);
+}
+
+static l2cdb_status make_rows(l2c_probe *p, size_t room, l2cdb_error *err) {
+    p->base_rows = l2c_alloc(room, sizeof *p->base_rows);
+    return p->base_rows != NULL ? L2CDB_OK : l2c_fail_nomem(err, room * sizeof *p->base_rows);
 }
 
 static l2cdb_status resolve(l2c_probe *p, const l2c_index_filter *f, l2cdb_error *err) {
     size_t base_room = f->count < p->snap.base->count ? f->count : p->snap.base->count;
     size_t fresh_room = f->count < p->snap.fresh_live ? f->count : p->snap.fresh_live;
     p->filtered = true;
-    p->base_rows = l2c_alloc(base_room, sizeof *p->base_rows);
+    bool broad = base_room > p->snap.base->count / BROAD;
+    l2cdb_status rc = broad ? make_bits(p, err) : make_rows(p, base_room, err);
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
     p->fresh_rows = l2c_alloc(fresh_room, sizeof *p->fresh_rows);
-    if (p->base_rows == NULL || p->fresh_rows == NULL) {
-        return l2c_fail_nomem(err, (base_room + fresh_room) * sizeof *p->base_rows);
+    if (p->fresh_rows == NULL) {
+        return l2c_fail_nomem(err, fresh_room * sizeof *p->fresh_rows);
     }
     resolve_base(p, f);
-    for (size_t row = 0; row < p->snap.fresh_rows && p->fresh_matches < fresh_room; row++) {
-        if (l2c_fresh_alive(p->snap.fresh, row, p->snap.seq) &&
-            in_filter(f, l2c_fresh_id(p->snap.fresh, row))) {
-            p->fresh_rows[p->fresh_matches++] = (uint32_t)row;
+    resolve_fresh(p, f, fresh_room);
+    return L2CDB_OK;
+}
+
+/* The other form of a filter, where the way it is answered needs that one. */
+static l2cdb_status need_bits(l2c_probe *p, l2cdb_error *err) {
+    if (p->base_bits != NULL) {
+        return L2CDB_OK;
+    }
+    l2cdb_status rc = make_bits(p, err);
+    for (size_t i = 0; rc == L2CDB_OK && i < p->base_matches; i++) {
+        p->base_bits[p->base_rows[i] / 64] |= (uint64_t)1 << (p->base_rows[i] % 64);
+    }
+    return rc;
+}
+
+static l2cdb_status need_rows(l2c_probe *p, l2cdb_error *err) {
+    if (p->base_rows != NULL) {
+        return L2CDB_OK;
+    }
+    l2cdb_status rc = make_rows(p, p->base_matches, err);
+    for (size_t word = 0, n = 0; rc == L2CDB_OK && n < p->base_matches; word++) {
+        for (uint64_t bits = p->base_bits[word]; bits != 0; bits &= bits - 1) {
+            p->base_rows[n++] = (uint32_t)(word * 64 + (size_t)__builtin_ctzll(bits));
         }
     }
-    return L2CDB_OK;
+    return rc;
 }
 
 static l2cdb_status begin(l2c_probe *p, const float *query, size_t width,
@@ -130,8 +190,8 @@ l2cdb_status l2c_probe_on(l2c_probe *p, const l2c_snapshot *snap, const float *q
 
 void l2c_probe_close(l2c_probe *p) {
     l2c_free(p->base_rows);
+    l2c_free(p->base_bits);
     l2c_free(p->fresh_rows);
-    p->base_rows = p->fresh_rows = NULL;
     l2c_snapshot_drop(&p->snap);
 }
 
@@ -152,30 +212,25 @@ static size_t rerank_rows(l2c_quant quant, size_t k, size_t ef) {
     }
 }
 
-/* What approximate search may return, and how it is asked. */
-typedef struct allowed {
-    const l2c_probe *p;
-    uint64_t *bits; /* filtered: the base rows that pass */
-} allowed;
-
+/* Whether approximate search may return a row; ctx is the probe. */
 static bool passes(const void *ctx, size_t row) {
-    const allowed *a = ctx;
-    if (a->bits != NULL) {
-        return (a->bits[row / 64] >> (row % 64)) & 1u;
+    const l2c_probe *p = ctx;
+    if (p->filtered) {
+        return (p->base_bits[row / 64] >> (row % 64)) & 1u;
     }
-    return l2c_segment_alive(a->p->snap.base, row, a->p->snap.seq);
+    return l2c_segment_alive(p->snap.base, row, p->snap.seq);
 }
 
 /* The best `most` rows that pass, by their full vectors, offered to `top`. `near` ascends. */
 static l2cdb_status rerank(l2c_top *top, l2c_probe *p, const l2c_near *near, size_t n, size_t most,
-                           const allowed *may, size_t *passed, l2cdb_error *err) {
+                           bool checked, size_t *passed, l2cdb_error *err) {
     size_t m = 0;
     uint32_t *rows = l2c_alloc(n < most ? n : most, sizeof *rows);
     if (rows == NULL) {
         return l2c_fail_nomem(err, most * sizeof *rows);
     }
     for (size_t i = 0; i < n && m < most; i++) {
-        if (may == NULL || passes(may, near[i].row)) {
+        if (!checked || passes(p, near[i].row)) {
             rows[m++] = near[i].row;
         }
     }
@@ -186,8 +241,8 @@ static l2cdb_status rerank(l2c_top *top, l2c_probe *p, const l2c_near *near, siz
     return rc;
 }
 
-static l2cdb_status graph_round(l2c_top *top, l2c_probe *p, size_t ef, size_t most,
-                                const allowed *may, size_t *passed, l2cdb_error *err) {
+static l2cdb_status graph_round(l2c_top *top, l2c_probe *p, size_t ef, size_t most, bool checked,
+                                size_t *passed, l2cdb_error *err) {
     l2c_segment *base = p->snap.base;
     l2c_graph_work *w = l2c_segment_work_get(base, ef);
     if (w == NULL) {
@@ -199,24 +254,24 @@ static l2cdb_status graph_round(l2c_top *top, l2c_probe *p, size_t ef, size_t mo
     l2c_graph_search(l2c_ann_graph(base->ann), &q, w, ef);
     p->plan.rows_scanned += w->distances - before;
     p->plan.ef_search = ef;
-    l2cdb_status rc = rerank(top, p, w->pool, w->pool_count, most, may, passed, err);
+    l2cdb_status rc = rerank(top, p, w->pool, w->pool_count, most, checked, passed, err);
     l2c_segment_work_put(base, w);
     return rc;
 }
 
 static l2cdb_status lists_round(l2c_top *top, l2c_probe *p, size_t nprobe, size_t most,
-                                const allowed *may, size_t *passed, l2cdb_error *err) {
-    l2c_ann_filter filter = { .pass = passes, .ctx = may };
+                                bool checked, size_t *passed, l2cdb_error *err) {
+    l2c_ann_filter filter = { .pass = passes, .ctx = p };
     l2c_near *near = l2c_alloc(most, sizeof *near);
     size_t found;
     if (near == NULL) {
         return l2c_fail_nomem(err, most * sizeof *near);
     }
     l2cdb_status rc = l2c_ann_lists_search(near, &found, p->snap.base->ann, p->query, most, nprobe,
-                                           may != NULL ? &filter : NULL, err);
+                                           checked ? &filter : NULL, err);
     if (rc == L2CDB_OK) {
         p->plan.nprobe = nprobe;
-        rc = rerank(top, p, near, found, most, NULL, passed, err);
+        rc = rerank(top, p, near, found, most, false, passed, err);
     }
     l2c_free(near);
     return rc;
@@ -245,28 +300,17 @@ static l2cdb_status approximate(l2c_top *top, l2c_probe *p, size_t k, bool *foun
     // An exact pass reads whole vectors in order; a graph visits some twenty codes for each of ef.
     size_t limit = graph ? p->base_matches / 5 : built->nlist / 2;
     p->plan = (l2c_search_plan){ .kind = built->kind, .quant = built->quant };
-    allowed may = { .p = p };
     *found = false;
-    l2cdb_status rc = L2CDB_OK;
-    if (p->filtered && breadth <= limit) {
-        may.bits = l2c_calloc(base->count / 64 + 1, sizeof *may.bits);
-        if (may.bits == NULL) {
-            return l2c_fail_nomem(err, base->count / 8);
-        }
-        for (size_t i = 0; i < p->base_matches; i++) {
-            may.bits[p->base_rows[i] / 64] |= (uint64_t)1 << (p->base_rows[i] % 64);
-        }
-    }
-    const allowed *filter = p->filtered || p->snap.base_dead > 0 ? &may : NULL;
+    l2cdb_status rc = p->filtered && breadth <= limit ? need_bits(p, err) : L2CDB_OK;
+    bool checked = p->filtered || p->snap.base_dead > 0;
     while (rc == L2CDB_OK && !*found && breadth <= limit) {
         size_t passed = 0;
         top->n = 0;
-        rc = graph ? graph_round(top, p, breadth, most, filter, &passed, err)
-                   : lists_round(top, p, breadth, most, filter, &passed, err);
+        rc = graph ? graph_round(top, p, breadth, most, checked, &passed, err)
+                   : lists_round(top, p, breadth, most, checked, &passed, err);
         *found = rc == L2CDB_OK && passed >= wanted;
         breadth *= 2;
     }
-    l2c_free(may.bits);
     return rc;
 }
 
@@ -285,8 +329,11 @@ l2cdb_status l2c_probe_top(l2c_probe *p, l2c_hit *hits, size_t *found, size_t k,
                                      .quant = L2C_QUANT_F32,
                                      .filter_first = p->filtered,
                                      .rows_scanned = p->plan.rows_scanned + p->base_matches };
-        rc = l2c_exact_base(&top, &p->snap, p->query, p->base_rows, p->base_matches,
-                            p->params.cancel, err);
+        rc = p->filtered ? need_rows(p, err) : L2CDB_OK;
+        if (rc == L2CDB_OK) {
+            rc = l2c_exact_base(&top, &p->snap, p->query, p->base_rows, p->base_matches,
+                                p->params.cancel, err);
+        }
     }
     if (rc != L2CDB_OK) {
         return rc;

@@ -11,8 +11,10 @@ typedef struct l2c_probe {
     l2c_search_params params;
     size_t ef_search, nprobe; /* the handle's, 0: the base's own */
     bool filtered;
-    /* The live rows that pass, when filtered; ascending. */
+    /* The live rows that pass, when filtered: those of the base in ascending order, or as a bit a
+     * row where they are many (whichever is not NULL). */
     uint32_t *base_rows, *fresh_rows;
+    uint64_t *base_bits;
     size_t base_matches, fresh_matches;
     l2c_search_plan plan;
 } l2c_probe;

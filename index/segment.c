@@ -10,6 +10,7 @@
 
 #include "engine/base/hash.h"
 #include "engine/base/log.h"
+#include "index/huge_pages.h"
 
 #define PAGE_BYTES 4096
 #define FILE_VERSION 1
@@ -51,15 +52,6 @@ static uint64_t block_hash(const float *rows, size_t n, size_t width) {
     uint64_t x;
     memcpy(&x, h.bytes, sizeof x);
     return x;
-}
-
-static void huge_pages(const void *p, size_t bytes) {
-    // Random reads of rows miss the TLB on 4 KiB pages; only whole 2 MiB pages can be asked for.
-    const uintptr_t mask = ((uintptr_t)2 << 20) - 1;
-    uintptr_t from = ((uintptr_t)p + mask) & ~mask, to = ((uintptr_t)p + bytes) & ~mask;
-    if (from < to) {
-        madvise((void *)from, to - from, MADV_HUGEPAGE);
-    }
 }
 
 void l2c_segment_ref(l2c_segment *s) {
@@ -439,7 +431,7 @@ static l2cdb_status grow(l2c_segment_draft *d, size_t rows, l2cdb_error *err) {
         if (vectors == NULL) {
             return l2c_fail_nomem(err, floats * sizeof *vectors);
         }
-        huge_pages(vectors, floats * sizeof *vectors);
+        l2c_huge_pages(vectors, floats * sizeof *vectors);
         if (s->count > 0) {
             memcpy(vectors, s->vectors_owned, s->count * s->width * sizeof *vectors);
         }
