@@ -551,10 +551,10 @@ L2CDB_API int sqlite3_lcdb_init(sqlite3 *sqlite, char **message, const sqlite3_a
 int sqlite3_extension_init(sqlite3 *sqlite, char **message, const sqlite3_api_routines *api) {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     pthread_mutex_lock(&lock);
-    bool other = sqlite3_api != NULL && sqlite3_api != api;
-    if (!other) {
+    if (sqlite3_api == NULL) { // once: other threads may be reading it
         SQLITE_EXTENSION_INIT2(api)
     }
+    bool other = sqlite3_api != api;
     pthread_mutex_unlock(&lock);
     if (other) { // our calls go to one SQLite
         *message = api->mprintf("l2cdb is loaded into another SQLite of this process already");
