@@ -105,26 +105,24 @@ static l2cdb_status begin_block(const pass *p, size_t first, size_t count, l2c_a
     return rc;
 }
 
-static l2cdb_status gated_mlp(const l2c_blocks *b, const l2c_block *k, const l2c_rows *in,
-                              l2c_rows *hidden, size_t count, l2c_arena *arena, l2cdb_error *err) {
-    float *both = l2c_arena_alloc(arena, count * 2 * b->hidden, sizeof *both);
-    if (both == NULL) {
-        return l2c_fail_nomem(err, count * 2 * b->hidden * sizeof *both);
+/* EVA02's MLP: a norm stands between the gated rows and the second matrix. */
+static l2cdb_status gated_norm(const l2c_blocks *b, const l2c_block *k, const l2c_rows *in,
+                               l2c_rows *hidden, size_t count, l2c_arena *arena, l2cdb_error *err) {
+    float *rows = l2c_arena_alloc(arena, count * b->hidden, sizeof *rows);
+    if (rows == NULL) {
+        return l2c_fail_nomem(err, count * b->hidden * sizeof *rows);
     }
     l2cdb_status rc = l2c_linear_apply(
-        k->up, &(l2c_product){ .x_rows = in, .rows = count, .y = both }, arena, err);
-    if (rc != L2CDB_OK) {
-        return rc;
+        k->up, &(l2c_product){ .x_rows = in, .rows = count, .y = rows, .post = L2C_POST_SWIGLU },
+        arena, err);
+    for (size_t r = 0; rc == L2CDB_OK && r < count; r++) {
+        float *row = rows + r * b->hidden;
+        l2c_norm_row(b, &k->inside_mlp, row, row, b->hidden);
     }
-    for (size_t r = 0; r < count; r++) {
-        float *gate = both + r * 2 * b->hidden;
-        l2c_swiglu(gate, gate, gate + b->hidden, b->hidden);
-        if (k->inside_mlp.weight != NULL) {
-            l2c_norm_row(b, &k->inside_mlp, gate, gate, b->hidden);
-        }
+    if (rc == L2CDB_OK) {
+        l2c_rows_fill(k->down, hidden, rows, b->hidden, count);
     }
-    l2c_rows_fill(k->down, hidden, both, 2 * b->hidden, count);
-    return L2CDB_OK;
+    return rc;
 }
 
 static l2cdb_status end_block(const pass *p, size_t first, size_t count, l2c_arena *arena,
@@ -151,13 +149,15 @@ static l2cdb_status end_block(const pass *p, size_t first, size_t count, l2c_are
     if (rc != L2CDB_OK) {
         return rc;
     }
-    if (b->gated) {
-        rc = gated_mlp(b, k, &in, &hidden, count, arena, err);
+    if (k->inside_mlp.weight != NULL) {
+        rc = gated_norm(b, k, &in, &hidden, count, arena, err);
     } else {
-        rc = l2c_linear_apply(
-            k->up,
-            &(l2c_product){ .x_rows = &in, .rows = count, .y_rows = &hidden, .post = b->post },
-            arena, err);
+        rc = l2c_linear_apply(k->up,
+                              &(l2c_product){ .x_rows = &in,
+                                              .rows = count,
+                                              .y_rows = &hidden,
+                                              .post = b->gated ? L2C_POST_SWIGLU : b->post },
+                              arena, err);
     }
     if (rc != L2CDB_OK) {
         return rc;

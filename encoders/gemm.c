@@ -232,6 +232,7 @@ l2cdb_status l2c_linear_new(l2c_linear **out, const l2c_linear_part *parts, size
     for (size_t i = 0; i < parts_count; i++) {
         l->out += parts[i].out;
     }
+    l->pair = parts_count == 2 && parts[0].out == parts[1].out ? parts[0].out : 0;
     l2cdb_status rc = L2CDB_OK;
     if (in == 0 || l->out == 0) {
         rc = l2c_fail(err, L2CDB_E_INVALID, "a weight matrix of %zux%zu is empty", l->out, in);
@@ -328,20 +329,20 @@ l2c_rows l2c_linear_rows(const l2c_linear *l, size_t count, l2c_arena *arena) {
     return rows;
 }
 
-static void fill_row(const l2c_linear *l, l2c_rows *rows, size_t r, const float *x) {
+static void store_row(l2c_rows *rows, size_t r, const float *x, size_t n) {
     if (rows->type == L2C_ROW_I8) {
-        rows->scale[r] = l2c_quantise_row((int8_t *)rows->data + r * rows->stride, x, l->in);
+        rows->scale[r] = l2c_quantise_row((int8_t *)rows->data + r * rows->stride, x, n);
     } else if (rows->type == L2C_ROW_BF16) {
-        l2c_bf16_row((uint16_t *)rows->data + r * rows->stride, x, l->in);
+        l2c_bf16_row((uint16_t *)rows->data + r * rows->stride, x, n);
     } else {
-        memcpy((float *)rows->data + r * rows->stride, x, l->in * sizeof *x);
+        memcpy((float *)rows->data + r * rows->stride, x, n * sizeof *x);
     }
 }
 
 void l2c_rows_fill(const l2c_linear *l, l2c_rows *rows, const float *x, size_t x_stride,
                    size_t count) {
     for (size_t r = 0; r < count; r++) {
-        fill_row(l, rows, r, x + r * x_stride);
+        store_row(rows, r, x + r * x_stride, l->in);
     }
 }
 
@@ -379,14 +380,7 @@ static l2cdb_status apply_int8(const l2c_linear *l, const l2c_product *p, const 
             }
             continue;
         }
-        l2c_rows *to = p->y_rows;
-        if (to->type == L2C_ROW_I8) {
-            to->scale[r] = l2c_quantise_row((int8_t *)to->data + r * to->stride, wide, l->out);
-        } else if (to->type == L2C_ROW_BF16) {
-            l2c_bf16_row((uint16_t *)to->data + r * to->stride, wide, l->out);
-        } else {
-            memcpy((float *)to->data + r * to->stride, wide, l->out * sizeof *wide);
-        }
+        store_row(p->y_rows, r, wide, l->out);
     }
     return L2CDB_OK;
 }
@@ -424,13 +418,14 @@ static l2cdb_status apply_unfused(const l2c_linear *l, l2c_raw_product raw, l2c_
 static l2cdb_status apply_float(const l2c_linear *l, const l2c_product *p, const void *x,
                                 const float *x_scale, size_t x_stride, l2c_arena *arena,
                                 l2cdb_error *err) {
+    const size_t width = p->post == L2C_POST_SWIGLU ? l->pair : l->out;
     l2c_raw_product raw = {
         .x = x,
         .x_scale = x_scale,
         .x_stride = x_stride,
         .rows = p->rows,
         .y = p->y,
-        .y_stride = p->y_stride != 0 ? p->y_stride : l->out,
+        .y_stride = p->y_stride != 0 ? p->y_stride : width,
         .y_type = L2C_OUT_F32,
         .bias = l->bias != NULL,
         .post = p->post,
@@ -442,22 +437,40 @@ static l2cdb_status apply_float(const l2c_linear *l, const l2c_product *p, const
         convert =
             to->type == L2C_ROW_I8 ||
             (to->type == L2C_ROW_BF16 && l->precision != L2C_PRECISION_BF16 && !l->backend->scales);
-        raw.y = convert ? l2c_arena_alloc(arena, p->rows * l->out, sizeof(float)) : to->data;
-        raw.y_stride = convert ? l->out : to->stride;
+        raw.y = convert ? l2c_arena_alloc(arena, p->rows * width, sizeof(float)) : to->data;
+        raw.y_stride = convert ? width : to->stride;
         raw.y_type = !convert && to->type == L2C_ROW_BF16 ? L2C_OUT_BF16 : L2C_OUT_F32;
         if (raw.y == NULL) {
-            return l2c_fail_nomem(err, p->rows * l->out * sizeof(float));
+            return l2c_fail_nomem(err, p->rows * width * sizeof(float));
         }
     }
     l2cdb_status rc = l->backend->fuses ? l->backend->product(l, &raw, arena, err)
                                         : apply_unfused(l, raw, arena, err);
     for (size_t r = 0; rc == L2CDB_OK && convert && r < p->rows; r++) {
-        const float *wide = (const float *)raw.y + r * l->out;
-        if (to->type == L2C_ROW_I8) {
-            to->scale[r] = l2c_quantise_row((int8_t *)to->data + r * to->stride, wide, l->out);
-        } else {
-            l2c_bf16_row((uint16_t *)to->data + r * to->stride, wide, l->out);
-        }
+        store_row(to, r, (const float *)raw.y + r * width, width);
+    }
+    return rc;
+}
+
+/* SWIGLU on a backend that cannot fuse it. */
+static l2cdb_status apply_gated(const l2c_linear *l, l2c_product p, l2c_arena *arena,
+                                l2cdb_error *err) {
+    float *both = l2c_arena_alloc(arena, p.rows * l->out, sizeof *both);
+    if (both == NULL) {
+        return l2c_fail_nomem(err, p.rows * l->out * sizeof *both);
+    }
+    l2c_rows to = { .data = p.y, .stride = p.y_stride != 0 ? p.y_stride : l->pair };
+    if (p.y == NULL) {
+        to = *p.y_rows;
+    }
+    p.y = both;
+    p.y_stride = 0;
+    p.post = L2C_POST_NONE;
+    l2cdb_status rc = l2c_linear_apply(l, &p, arena, err);
+    for (size_t r = 0; rc == L2CDB_OK && r < p.rows; r++) {
+        float *gate = both + r * l->out;
+        l2c_swiglu(gate, gate, gate + l->pair, l->pair);
+        store_row(&to, r, gate, l->pair);
     }
     return rc;
 }
@@ -472,6 +485,10 @@ l2cdb_status l2c_linear_apply(const l2c_linear *l, const l2c_product *p, l2c_are
     const l2c_rows *x = p->x_rows;
     size_t x_stride = p->x_stride != 0 ? p->x_stride : l->in;
     l2cdb_status rc;
+    if (p->post == L2C_POST_SWIGLU && !l->backend->gates) {
+        rc = apply_gated(l, *p, arena, err);
+        goto done;
+    }
     if (p->x != NULL && l->precision == L2C_PRECISION_F32) {
         rc = apply_float(l, p, p->x, NULL, x_stride, arena, err);
         goto done;

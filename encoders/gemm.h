@@ -76,6 +76,8 @@ typedef enum l2c_post {
     L2C_POST_GELU_TANH,
     L2C_POST_QUICK_GELU, /* z σ(1.702 z) */
     L2C_POST_SILU,       /* z σ(z) */
+    L2C_POST_SWIGLU,     /* of two equal parts, gate and up: silu(gate) * up, half as many outputs;
+                          * not with `accumulate` */
 } l2c_post;
 
 typedef struct l2c_linear l2c_linear;
@@ -119,7 +121,7 @@ typedef struct l2c_product {
     size_t x_stride;        /* 0: in */
     const l2c_rows *x_rows; /* of l2c_linear_row_type */
     size_t rows;
-    float *y;         /* f32 [rows, out]; or NULL and y_rows */
+    float *y;         /* f32 [rows, out], half of it for SWIGLU; or NULL and y_rows */
     size_t y_stride;  /* 0: out */
     l2c_rows *y_rows; /* made by l2c_linear_rows of the next linear */
     l2c_post post;

@@ -23,6 +23,10 @@
 #if defined(__x86_64__)
 #include "encoders/amx_split.h"
 
+#define FN(name) name##_tile
+#define TARGET L2C_TILE
+#include "encoders/math_kernels.h"
+
 /* ROWS_MOST: rows that share a panel while it is in the cache. STRETCH_BYTES: of input at a time,
  * so that it stays in the second-level cache beside the panels and the sums. */
 enum { ROWS_MOST = 384, ROWS_MOST_F32 = 192, STRETCH_BYTES = 5 << 18, SLICE = 8 };
@@ -36,24 +40,50 @@ static size_t panel_bytes(const l2c_linear *l) {
     return l->in_padded * item_bytes(l) * L2C_PANEL;
 }
 
+/* The outputs of a panel: 16 and 16 that follow each other; or, of two equal parts, the same 16 of
+ * each, so that a gate lies beside what it gates. */
+typedef struct columns {
+    size_t first[2], count[2];
+} columns;
+
+static size_t panels_count(const l2c_linear *l) {
+    return l->pair > 0 ? (l->pair + 15) / 16 : (l->out + L2C_PANEL - 1) / L2C_PANEL;
+}
+
+static columns columns_of(const l2c_linear *l, size_t panel) {
+    columns c = { .first = { panel * L2C_PANEL, panel * L2C_PANEL + 16 } };
+    size_t end[] = { l->out, l->out };
+    if (l->pair > 0) {
+        c.first[0] = panel * 16;
+        c.first[1] = l->pair + panel * 16;
+        end[0] = l->pair;
+    }
+    for (size_t half = 0; half < 2; half++) {
+        size_t left = c.first[half] < end[half] ? end[half] - c.first[half] : 0;
+        c.count[half] = left < 16 ? left : 16;
+    }
+    return c;
+}
+
 /* The 32 rows of panel `p` by way of `rows`, [32, in_padded]. */
 static void pack_panel(l2c_linear *l, const l2c_source *source, size_t p, char *rows, float *wide) {
-    size_t row_bytes = l->in_padded * item_bytes(l), first = p * L2C_PANEL;
-    size_t count = l->out - first < L2C_PANEL ? l->out - first : L2C_PANEL;
-    for (size_t r = 0; r < count; r++) {
-        l2c_source_row(l, source, first + r, rows + r * row_bytes, wide);
+    const size_t row_bytes = l->in_padded * item_bytes(l);
+    const columns c = columns_of(l, p);
+    for (size_t half = 0; half < 2; half++) {
+        for (size_t r = 0; r < c.count[half]; r++) {
+            l2c_source_row(l, source, c.first[half] + r, rows + (16 * half + r) * row_bytes, wide);
+        }
     }
     char *to = (char *)l->weights + p * panel_bytes(l);
     for (size_t k = 0; k < row_bytes; k += L2C_STEP_BYTES) {
-        for (size_t half = 0; half < L2C_PANEL; half += 16, to += L2C_TILE_BYTES) {
-            size_t outputs = count <= half ? 0 : count - half < 16 ? count - half : 16;
-            l2c_tiles_pack(to, rows + half * row_bytes + k, row_bytes, outputs);
+        for (size_t half = 0; half < 2; half++, to += L2C_TILE_BYTES) {
+            l2c_tiles_pack(to, rows + 16 * half * row_bytes + k, row_bytes, c.count[half]);
         }
     }
 }
 
 static l2cdb_status pack(l2c_linear *l, const l2c_source *source, l2cdb_error *err) {
-    size_t panels = (l->out + L2C_PANEL - 1) / L2C_PANEL;
+    size_t panels = panels_count(l);
     l->weights_bytes = panels * panel_bytes(l);
     l->weights = l2c_alloc_weights(l->weights_bytes);
     size_t threads = (size_t)omp_get_max_threads();
@@ -78,21 +108,33 @@ static void unpack_free(l2c_linear *l) {
     l2c_free(l->weights);
 }
 
-/* Scale, bias, activation, and the way out for a block of rows and 32 outputs; sums in place.
+/* The left 16 sums of each row = silu(left) * right. */
+L2C_TILE static void swiglu(float *sums, size_t rows) {
+    for (size_t r = 0; r < rows; r++) {
+        float *gate = sums + r * L2C_PANEL;
+#pragma omp simd
+        for (size_t i = 0; i < 16; i++) {
+            gate[i] = gate[i] / (1.0F + exp_tile(-gate[i])) * gate[16 + i];
+        }
+    }
+}
+
+/* Scale, bias, activation, and the way out for a block of rows and a panel; sums in place.
  * begins: these sums are the first along K; later ones come without bias and are added. */
 L2C_TILE static void finish(const l2c_linear *l, const l2c_raw_product *p, float *sums, size_t row,
-                            size_t rows, size_t first, bool begins) {
-    size_t n = l->out - first < L2C_PANEL ? l->out - first : L2C_PANEL;
-    __mmask16 low = (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1);
-    __mmask16 high = (__mmask16)(n >= 32 ? 0xffffu : n <= 16 ? 0 : (1u << (n - 16)) - 1);
+                            size_t rows, size_t panel, bool begins) {
+    const columns c = columns_of(l, panel);
+    const size_t first = c.first[0], second = c.first[1];
+    const __mmask16 low = (__mmask16)((1u << c.count[0]) - 1);
+    const __mmask16 high = (__mmask16)((1u << c.count[1]) - 1);
     __m512 bias0 = _mm512_setzero_ps(), bias1 = bias0, scale0 = bias0, scale1 = bias0;
     if (p->bias && begins) {
         bias0 = _mm512_maskz_loadu_ps(low, l->bias + first);
-        bias1 = _mm512_maskz_loadu_ps(high, l->bias + first + 16);
+        bias1 = _mm512_maskz_loadu_ps(high, l->bias + second);
     }
     if (l->precision == L2C_PRECISION_INT8) {
         scale0 = _mm512_maskz_loadu_ps(low, l->scale + first);
-        scale1 = _mm512_maskz_loadu_ps(high, l->scale + first + 16);
+        scale1 = _mm512_maskz_loadu_ps(high, l->scale + second);
     }
     for (size_t r = 0; r < rows; r++) {
         float *s = sums + r * L2C_PANEL;
@@ -110,24 +152,29 @@ L2C_TILE static void finish(const l2c_linear *l, const l2c_raw_product *p, float
         _mm512_store_ps(s, a);
         _mm512_store_ps(s + 16, b);
     }
-    l2c_activate(sums, rows * L2C_PANEL, p->post);
+    if (p->post == L2C_POST_SWIGLU) {
+        swiglu(sums, rows);
+    } else {
+        l2c_activate(sums, rows * L2C_PANEL, p->post);
+    }
+    const __mmask16 also = p->post == L2C_POST_SWIGLU ? 0 : high;
     for (size_t r = 0; r < rows; r++) {
         __m512 a = _mm512_load_ps(sums + r * L2C_PANEL),
                b = _mm512_load_ps(sums + r * L2C_PANEL + 16);
-        size_t at = (row + r) * p->y_stride + first;
+        size_t at = (row + r) * p->y_stride;
         if (p->y_type == L2C_OUT_BF16) {
             uint16_t *y = (uint16_t *)p->y + at;
-            _mm256_mask_storeu_epi16(y, low, (__m256i)_mm512_cvtneps_pbh(a));
-            _mm256_mask_storeu_epi16(y + 16, high, (__m256i)_mm512_cvtneps_pbh(b));
+            _mm256_mask_storeu_epi16(y + first, low, (__m256i)_mm512_cvtneps_pbh(a));
+            _mm256_mask_storeu_epi16(y + second, also, (__m256i)_mm512_cvtneps_pbh(b));
             continue;
         }
         float *y = (float *)p->y + at;
         if (p->accumulate || !begins) {
-            a = _mm512_add_ps(a, _mm512_maskz_loadu_ps(low, y));
-            b = _mm512_add_ps(b, _mm512_maskz_loadu_ps(high, y + 16));
+            a = _mm512_add_ps(a, _mm512_maskz_loadu_ps(low, y + first));
+            b = _mm512_add_ps(b, _mm512_maskz_loadu_ps(also, y + second));
         }
-        _mm512_mask_storeu_ps(y, low, a);
-        _mm512_mask_storeu_ps(y + 16, high, b);
+        _mm512_mask_storeu_ps(y + first, low, a);
+        _mm512_mask_storeu_ps(y + second, also, b);
     }
 }
 
@@ -175,7 +222,7 @@ L2C_TILE static void run_panel(const l2c_linear *l, const l2c_raw_product *p, co
                 l2c_tiles_bf16(c, c_bytes, x, x_bytes, b, steps, k == 0, ahead, call);
             }
             if (k + steps == s->steps) {
-                finish(l, p, c, s->row + row, rows, n * L2C_PANEL, s->step == 0);
+                finish(l, p, c, s->row + row, rows, n, s->step == 0);
             }
         }
     }
@@ -255,7 +302,7 @@ L2C_TILE static void run_stretch_f32(const l2c_linear *l, const l2c_raw_product 
             } else {
                 l2c_split_multiply(sums, L2C_PANEL, a, b, s->steps, true, TERMS, false, &next);
             }
-            finish(l, p, sums, s->row + row, rows, (n - 1) * L2C_PANEL, s->step == 0);
+            finish(l, p, sums, s->row + row, rows, n - 1, s->step == 0);
         }
         while (next.at < next.end) {
             l2c_split_panel_row(&next, next.at++);
@@ -308,7 +355,7 @@ static l2cdb_status run_share(void *ctx, size_t task, l2c_arena *arena, l2cdb_er
  */
 static l2cdb_status product(const l2c_linear *l, const l2c_raw_product *p, l2c_arena *arena,
                             l2cdb_error *err) {
-    share s = { .l = l, .p = p, .panels = (l->out + L2C_PANEL - 1) / L2C_PANEL };
+    share s = { .l = l, .p = p, .panels = panels_count(l) };
     l2c_workspace *ws = l2c_workspace_current();
     s.shares = ws == NULL ? 1 : ws->threads < s.panels ? ws->threads : s.panels;
     return s.shares == 1 ? run_share(&s, 0, arena, err)
@@ -360,6 +407,7 @@ const l2c_gemm_backend l2c_gemm_amx = {
     .has_int8 = true,
     .fuses = true,
     .scales = true,
+    .gates = true,
     .align_f32 = 32,
     .align_bf16 = 32,
     .align_int8 = 64,

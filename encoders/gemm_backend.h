@@ -12,6 +12,7 @@ struct l2c_linear {
     l2c_precision precision; /* F32, BF16 or INT8 */
     size_t in, in_padded;    /* columns of zeros fill up to what the kernels want */
     size_t out;
+    size_t pair;   /* outputs of each of two equal parts; 0: other parts */
     float *bias;   /* [out], or NULL */
     float *scale;  /* [out], int8 only */
     void *weights; /* packed */
@@ -62,6 +63,7 @@ typedef struct l2c_gemm_backend {
     bool (*takes)(l2c_precision precision);
     bool fuses;  /* bias, activation and accumulation for f32 and bf16 */
     bool scales; /* int8 as well, scales included: y_type is never I32 */
+    bool gates;  /* SWIGLU */
     size_t align_f32, align_bf16, align_int8; /* in_padded is a multiple of these */
     /* Fills weights, weights_bytes and layout from rows got by l2c_source_row or, all at once, by
      * l2c_source_dense. */

@@ -30,6 +30,7 @@ static double activate(double z, l2c_post post) {
         return z / (1 + exp(-1.702 * z));
     case L2C_POST_SILU:
         return z / (1 + exp(-z));
+    case L2C_POST_SWIGLU: // gemm.c
     case L2C_POST_NONE:
         break;
     }

@@ -80,6 +80,7 @@ TARGET static void FN(activate)(float *x, size_t n, l2c_post post) {
             x[i] = FN(sigmoid_times)(x[i], 1.0F);
         }
         break;
+    case L2C_POST_SWIGLU: // of two rows
     case L2C_POST_NONE:
         break;
     }

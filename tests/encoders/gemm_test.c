@@ -9,6 +9,7 @@
 #include "encoders/gemm_backend.h"
 #include "encoders/layers.h"
 #include "encoders/workspace.h"
+#include "engine/base/cpu.h"
 #include "engine/base/vec.h"
 
 /* OpenBLAS exports them without a header. */
@@ -58,6 +59,17 @@ static const size_t shapes[][3] = {
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
+/* OpenBLAS widens everything, oneDNN what the processor lacks: the referee then is f32. */
+static l2c_precision multiplied_as(l2c_backend backend, l2c_precision precision) {
+    const l2c_cpu *cpu = l2c_cpu_get();
+    bool widened = backend == L2C_BACKEND_OPENBLAS;
+    if (backend == L2C_BACKEND_ONEDNN) {
+        widened = (precision == L2C_PRECISION_BF16 && !cpu->avx512) ||
+                  (precision == L2C_PRECISION_INT8 && !cpu->avx512_vnni);
+    }
+    return widened ? L2C_PRECISION_F32 : precision;
+}
+
 static void linear_case(l2c_backend backend, l2c_precision precision, const size_t *shape,
                         l2c_post post, bool bias, bool accumulate) {
     size_t rows = shape[0], in = shape[1], out = shape[2];
@@ -75,8 +87,7 @@ static void linear_case(l2c_backend backend, l2c_precision precision, const size
         { .weight = w + (out - 1) * in, .type = L2C_DTYPE_F32, .out = 1 },
     };
     size_t skip = out == 1 ? 1 : 0;
-    // OpenBLAS widens: its referee is f32.
-    l2c_precision real = backend == L2C_BACKEND_OPENBLAS ? L2C_PRECISION_F32 : precision;
+    l2c_precision real = multiplied_as(backend, precision);
     assert_ok(l2c_linear_new(&referee, parts + skip, 2 - skip, in, real, L2C_BACKEND_NAIVE, &err),
               &err);
     assert_ok(l2c_linear_new(&l, parts + skip, 2 - skip, in, precision, backend, &err), &err);
@@ -119,28 +130,77 @@ static void linears_agree_with_the_referee(void **state) {
     }
 }
 
+/* Broken: a gate is taken for what it gates, or lies beside another output than its own. */
+static void gates_agree_with_the_referee(void **state) {
+    (void)state;
+    enum { ROWS = 37, IN = 70, HALF = 53 };
+    float *x = random_array(ROWS * IN, 1), *w = random_array(2 * HALF * IN, 0.1F);
+    float *bias = random_array(HALF, 1), *both = random_array(ROWS * 2 * HALF, 0);
+    float got[ROWS * (HALF + 3)];
+    l2cdb_error err = { 0 };
+    l2c_arena arena;
+    l2c_arena_init(&arena, 0);
+    const l2c_linear_part parts[] = {
+        { .weight = w, .type = L2C_DTYPE_F32, .bias = bias, .out = HALF },
+        { .weight = w + HALF * IN, .type = L2C_DTYPE_F32, .out = HALF },
+    };
+    for (int b = L2C_BACKEND_NAIVE; b <= L2C_BACKEND_AMX; b++) {
+        for (size_t p = 0; l2c_gemm_has((l2c_backend)b) && p < 3; p++) {
+            l2c_linear *referee, *l;
+            l2c_precision real = multiplied_as((l2c_backend)b, precisions[p]);
+            assert_ok(l2c_linear_new(&referee, parts, 2, IN, real, L2C_BACKEND_NAIVE, &err), &err);
+            assert_ok(l2c_linear_new(&l, parts, 2, IN, precisions[p], (l2c_backend)b, &err), &err);
+            l2c_product job = { .x = x, .rows = ROWS, .y = both };
+            assert_ok(l2c_linear_apply(referee, &job, &arena, &err), &err);
+            job.y = got;
+            job.y_stride = HALF + 3;
+            job.post = L2C_POST_SWIGLU;
+            assert_ok(l2c_linear_apply(l, &job, &arena, &err), &err);
+            for (size_t i = 0; i < ROWS * HALF; i++) {
+                size_t r = i / HALF, o = i % HALF;
+                double gate = (double)both[r * 2 * HALF + o];
+                double want = gate / (1 + exp(-gate)) * (double)both[r * 2 * HALF + HALF + o];
+                assert_true(fabs((double)got[r * (HALF + 3) + o] - want) < 3e-5);
+            }
+            l2c_linear_free(referee);
+            l2c_linear_free(l);
+        }
+    }
+    l2c_arena_fini(&arena);
+    l2c_free(x);
+    l2c_free(w);
+    l2c_free(bias);
+    l2c_free(both);
+}
+
 /* Broken: rows handed from one linear to the next differ from rows that went through f32. */
 static void chains_keep_their_type(void **state) {
     (void)state;
     enum { ROWS = 37, IN = 96, HIDDEN = 170, OUT = 48 };
-    float *w1 = random_array(IN * HIDDEN, 0.1F), *w2 = random_array(HIDDEN * OUT, 0.1F);
+    float *w1 = random_array(2 * IN * HIDDEN, 0.1F), *w2 = random_array(HIDDEN * OUT, 0.1F);
     float *x = random_array(ROWS * IN, 1), *hidden = random_array(ROWS * HIDDEN, 0);
     float *by_f32 = random_array(ROWS * OUT, 0), *by_rows = random_array(ROWS * OUT, 0);
     l2cdb_error err = { 0 };
     l2c_arena arena;
     l2c_arena_init(&arena, 0);
-    // Every pair of precisions: a bundle may mix them.
-    for (size_t c = 0; c < 9; c++) {
+    const l2c_linear_part first_parts[] = {
+        { .weight = w1, .type = L2C_DTYPE_F32, .out = HIDDEN },
+        { .weight = w1 + IN * HIDDEN, .type = L2C_DTYPE_F32, .out = HIDDEN },
+    };
+    // Every pair of precisions: a bundle may mix them; with and without a gate.
+    for (size_t c = 0; c < 18; c++) {
+        bool gated = c >= 9;
         l2c_linear *up, *down;
-        assert_ok(l2c_linear_new(
-                      &up, &(l2c_linear_part){ .weight = w1, .type = L2C_DTYPE_F32, .out = HIDDEN },
-                      1, IN, precisions[c / 3], L2C_BACKEND_AUTO, &err),
+        assert_ok(l2c_linear_new(&up, first_parts, gated ? 2 : 1, IN, precisions[c / 3 % 3],
+                                 L2C_BACKEND_AUTO, &err),
                   &err);
         assert_ok(l2c_linear_new(
                       &down, &(l2c_linear_part){ .weight = w2, .type = L2C_DTYPE_F32, .out = OUT },
                       1, HIDDEN, precisions[c % 3], L2C_BACKEND_AUTO, &err),
                   &err);
-        l2c_product first = { .x = x, .rows = ROWS, .y = hidden, .post = L2C_POST_GELU };
+        l2c_product first = {
+            .x = x, .rows = ROWS, .y = hidden, .post = gated ? L2C_POST_SWIGLU : L2C_POST_GELU
+        };
         assert_ok(l2c_linear_apply(up, &first, &arena, &err), &err);
         assert_ok(l2c_linear_apply(down, &(l2c_product){ .x = hidden, .rows = ROWS, .y = by_f32 },
                                    &arena, &err),
@@ -370,9 +430,13 @@ static void no_memory_is_an_error(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(linears_agree_with_the_referee), cmocka_unit_test(chains_keep_their_type),
-        cmocka_unit_test(weights_of_every_type),          cmocka_unit_test(plain_products_agree),
-        cmocka_unit_test(openblas_is_corrected),          cmocka_unit_test(rows_are_dealt_once),
+        cmocka_unit_test(linears_agree_with_the_referee),
+        cmocka_unit_test(gates_agree_with_the_referee),
+        cmocka_unit_test(chains_keep_their_type),
+        cmocka_unit_test(weights_of_every_type),
+        cmocka_unit_test(plain_products_agree),
+        cmocka_unit_test(openblas_is_corrected),
+        cmocka_unit_test(rows_are_dealt_once),
         cmocka_unit_test(no_memory_is_an_error),
     };
     return cmocka_run_group_tests_name("gemm", tests, NULL, NULL);
