@@ -187,14 +187,22 @@ static void rewrite_statement(rewriter *w, size_t first) {
     }
 }
 
-/* pgvector's other operators. To SQLite each is a syntax error somewhere in its middle. */
+static bool adjoin(const rewriter *w, size_t i, size_t j) {
+    const l2c_token *list = w->tokens.list;
+    return j < w->tokens.count && list[i].start + list[i].size == list[j].start;
+}
+
+/* pgvector's other operators: <->, <#> and <+>. To SQLite each is a syntax error somewhere in its
+ * middle. */
 static void refuse_other_distances(rewriter *w) {
-    const l2c_tokens *t = &w->tokens;
-    for (size_t i = 0; i + 1 < t->count; i++) {
-        const char *s = t->sql + t->list[i].start;
-        bool begins = t->list[i].kind == L2C_TOKEN_OPERATOR && t->list[i].size == 1 && *s == '<';
-        if (begins && t->list[i + 1].start == t->list[i].start + 1 &&
-            (strncmp(s, "<->", 3) == 0 || strncmp(s, "<#>", 3) == 0 || strncmp(s, "<+>", 3) == 0)) {
+    for (size_t i = 0; i + 1 < w->tokens.count; i++) {
+        if (!is(w, i, "<") || !adjoin(w, i, i + 1)) {
+            continue;
+        }
+        char middle = w->tokens.sql[w->tokens.list[i + 1].start];
+        bool parted = (middle == '#' || middle == '+') && adjoin(w, i + 1, i + 2) &&
+                      w->tokens.list[i + 1].size == 1 && is(w, i + 2, ">");
+        if (parted || is(w, i + 1, "->")) {
             fail_at(w, L2CDB_E_SQL, i, "the one distance here is <=>, the cosine distance");
             return;
         }
