@@ -10,7 +10,7 @@ query with one thread at recall@10 0.95 and 0.99 (interpolated between the setti
 queries a second with --threads threads at 0.95. All is wall time: the machine must be idle. Peers are
 called with batches of queries, so that Python's own time does not count against them. zvec and lancedb
 have no batch call that is faster than single ones; they are asked once a query, from --threads Python
-threads, as "ours by SQL, ctypes" is.
+threads. Ours by SQL is measured by sql_bench.
 """
 import argparse
 import json
@@ -120,6 +120,7 @@ class Sweep:
 
 
 EFS = [10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]
+PROBES = [2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128]
 
 
 def run_usearch(base, sweep, dtype, m=16, efc=128):
@@ -165,6 +166,22 @@ def run_faiss(base, sweep, kind, m=16, efc=128):
         ix.hnsw.efSearch = ef
         return ix.search(q, K)[1]
     return build, sweep.run(EFS, search)
+
+
+def run_faiss_lists(base, sweep, kind):
+    import faiss
+    faiss.omp_set_num_threads(sweep.threads)
+    ix = faiss.index_factory(base.shape[1], f"IVF{int(4 * len(base) ** 0.5)},{kind}", faiss.METRIC_INNER_PRODUCT)
+    start = time.perf_counter()
+    ix.train(base)
+    ix.add(base)
+    build = since(start)
+
+    def search(q, nprobe, threads):
+        faiss.omp_set_num_threads(threads)
+        ix.nprobe = nprobe
+        return ix.search(q, K)[1]
+    return build, sweep.run(PROBES, search)
 
 
 def zvec_collection(base, out, quant, m, efc, labels=None):
@@ -282,7 +299,7 @@ def run_qdrant(base, sweep, out, bits8, m=16, efc=128):
 def run_ours(bench, out, threads, queries, **params):
     args = [bench, "--vectors", os.path.join(out, "base.npy"), "--queries", os.path.join(out, "queries.npy"),
             "--threads", str(threads), "--path", os.path.join(out, "ours.idx"),
-            "--breadth", ",".join(map(str, EFS[:10]))]
+            "--breadth", ",".join(map(str, PROBES if params["kind"] == "ivf" else EFS[:10]))]
     if "filters" in params:
         args += ["--filters", params.pop("filters")]
     for name, value in params.items():
@@ -300,24 +317,26 @@ def run_ours(bench, out, threads, queries, **params):
     return build[0] if build else 0, points
 
 
-def filters(base, queries, bench, out):
-    """Filtered queries: ours beside a selector in FAISS's graph and usearch asked for more rows."""
+def filters(base, queries, bench, out, threads):
+    """Filtered queries of one thread: a selector in FAISS's graph, usearch asked for more rows,
+    zvec's own filter on an indexed number, and ours with the matching ids."""
     import faiss
     from usearch.index import Index
-    rng = np.random.default_rng(2)
-    faiss.omp_set_num_threads(1)
+    labels = np.random.default_rng(2).integers(0, 1000, len(base))
+    faiss.omp_set_num_threads(threads)
     graph = faiss.index_factory(base.shape[1], "HNSW16,Flat", faiss.METRIC_INNER_PRODUCT)
     graph.hnsw.efConstruction = 128
     graph.add(base)
+    faiss.omp_set_num_threads(1)
     more = Index(ndim=base.shape[1], metric="cos", dtype="f16", connectivity=16, expansion_add=128)
-    more.add(np.arange(len(base)), base, threads=1)
+    more.add(np.arange(len(base)), base, threads=threads)
+    collection, _, path = zvec_collection(base, out, "INT8", 16, 128, labels)
     some = queries[:100]
     for share in (0.001, 0.01, 0.5):
-        mask = rng.random(len(base)) < share
+        mask = labels < share * 1000
         ids = np.flatnonzero(mask)
         truth = [ids[np.argsort(-(base[ids] @ q))[:K]] for q in some]
-        selector = faiss.IDSelectorBatch(ids)
-        params = faiss.SearchParametersHNSW(sel=selector, efSearch=128)
+        params = faiss.SearchParametersHNSW(sel=faiss.IDSelectorBatch(ids), efSearch=128)
         wide = min(len(base), int(2 * K / share))
 
         def by_selector():
@@ -326,14 +345,18 @@ def filters(base, queries, bench, out):
         def by_more():
             more.expansion_search = max(128, wide)
             return [[r for r in row if mask[r]][:K] for row in more.search(some, wide, threads=1).keys]
-        for name, f in (("faiss-cpu selector", by_selector), ("usearch post-filter", by_more)):
+
+        def by_zvec():
+            return [zvec_ask(collection, q, 128, f"n < {int(share * 1000)}") for q in some]
+        for name, f in (("faiss-cpu selector", by_selector), ("usearch post-filter", by_more), ("zvec int8", by_zvec)):
             found = [[r for r in row if r >= 0] for row in f()]
             complete = np.mean([len(r) == len(t) for r, t in zip(found, truth)])
             recall = np.mean([len(set(r) & set(t)) / len(t) for r, t in zip(found, truth)])
             ms = timed(f) * 1e3 / len(some)
             print(f"filter {share}: {name}: {ms:.4f} ms, complete {complete:.2f}, recall {recall:.3f}", flush=True)
+    shutil.rmtree(path, ignore_errors=True)
     if bench:
-        run_ours(bench, out, 2, queries, kind="hnsw", quant="sq8", filters="0.001,0.01,0.5")
+        run_ours(bench, out, threads, queries, kind="hnsw", quant="sq8", filters="0.001,0.01,0.5")
 
 
 def scans(base, queries):
@@ -390,11 +413,15 @@ def main():
         "ours sq8": lambda: run_ours(a.bench, a.out, a.threads, queries, kind="hnsw", quant="sq8",
                                      filters="0.001,0.01,0.5"),
         "ours sq4": lambda: run_ours(a.bench, a.out, a.threads, queries, kind="hnsw", quant="sq4"),
+        "ours ivf sq8": lambda: run_ours(a.bench, a.out, a.threads, queries, kind="ivf", quant="sq8"),
+        "ours ivf pq": lambda: run_ours(a.bench, a.out, a.threads, queries, kind="ivf", quant="pq"),
         "usearch f16": lambda: run_usearch(base, sweep, "f16"),
         "usearch i8": lambda: run_usearch(base, sweep, "i8"),
         "hnswlib": lambda: run_hnswlib(base, sweep),
         "faiss-cpu f32": lambda: run_faiss(base, sweep, "Flat"),
         "faiss-cpu sq8": lambda: run_faiss(base, sweep, "SQ8"),
+        "faiss-cpu ivf sq8": lambda: run_faiss_lists(base, sweep, "SQ8"),
+        "faiss-cpu ivf pq": lambda: run_faiss_lists(base, sweep, f"PQ{base.shape[1] // 4}"),
         "zvec f32": lambda: run_zvec(base, sweep, a.out, "UNDEFINED"),
         "zvec int8": lambda: run_zvec(base, sweep, a.out, "INT8"),
         "turbovec 4 bit": lambda: run_turbovec(base, sweep),
@@ -421,7 +448,7 @@ def main():
             for point in points:
                 print("   ", {k: round(v, 4) for k, v in point.items()})
     if not a.only or "filter" in a.only:
-        filters(base, queries, a.bench, a.out)
+        filters(base, queries, a.bench, a.out, a.threads)
     if not a.only or "scan" in a.only:
         for name, ms in scans(base, queries):
             print(f"exact scan, {name}: {ms:.2f} ms a query")
