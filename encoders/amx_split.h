@@ -159,10 +159,10 @@ L2C_TILE static inline void l2c_split_pack(char *to, const l2c_split_operand *o,
 
 /* An f32 panel [K, 32] that is split row of tiles by row of tiles (32 to a step) while the tiles
  * multiply another: `each` of [at, end) with every product of terms. A whole step of them at once
- * would be too much for the processor to look past (measured: 2,420 instead of 3,110 GOP/s of bf16).
- * The panel is packed as all others (amx_tiles.h), in words of one f32. What comes L2C_SPLIT_AHEAD
- * bytes later is called into the cache (measured: processor time of ViT-L/14-336 in f32 1,900 →
- * 1,620 ms). */
+ * would be too much for the processor to look past (measured: 2,420 instead of 3,110 GOP/s of
+ * bf16). The panel is packed as all others (amx_tiles.h), in words of one f32. What comes
+ * L2C_SPLIT_AHEAD bytes later is called into the cache (measured: processor time of ViT-L/14-336 in
+ * f32 1,900 → 1,620 ms). */
 enum { L2C_SPLIT_AHEAD = 8192 };
 
 typedef struct l2c_split_panel {
@@ -234,10 +234,12 @@ l2c_split_multiply(float *c, size_t ldc, const char *a, const char *b, size_t st
             L2C_A(0) L2C_PRODUCT();
             L2C_B(2) L2C_PRODUCT();
             L2C_B(0) L2C_PRODUCT();
-        } else {
+        } else if (terms == 2) {
             L2C_A(1) L2C_B(0) L2C_PRODUCT();
             L2C_A(0) L2C_PRODUCT();
             L2C_B(1) L2C_PRODUCT();
+        } else {
+            L2C_A(0) L2C_B(0) L2C_PRODUCT();
         }
     }
 #undef L2C_A

@@ -130,7 +130,7 @@ static l2cdb_status run_task(void *ctx, size_t task, l2c_arena *arena, l2cdb_err
 
 l2cdb_status l2c_attention(const l2c_attention_args *a, l2c_workspace *ws, l2cdb_error *err) {
     job j = { .a = a, .parts = 1 };
-    j.tiles = a->bf16 && l2c_gemm_default() == L2C_BACKEND_AMX;
+    j.tiles = l2c_gemm_default() == L2C_BACKEND_AMX;
     size_t tasks = a->sequences * a->kv_heads;
     if (ws->threads > 1 && tasks < TASKS_PER_THREAD * ws->threads) {
         j.parts = TASKS_PER_THREAD * ws->threads / tasks;

@@ -25,7 +25,7 @@ typedef struct l2c_attention_part {
     size_t kv_head, kv_first, kv_rows, q_first, q_rows;
 } l2c_attention_part;
 
-/* attention_amx.c: one part on bf16 tiles, where l2c_amx_usable(). Scratch is not released. */
+/* attention_amx.c: one part on tiles, where l2c_amx_usable(). Scratch is not released. */
 l2cdb_status l2c_attention_amx(const l2c_attention_args *a, const l2c_attention_part *part,
                                l2c_arena *arena, l2cdb_error *err);
 
