@@ -7,7 +7,11 @@
  * - Making a primitive costs 0.2–2 ms (code is generated), running one with small shapes 2 µs: they
  * are kept in a table by shape for the life of the process. Primitives are immutable and all of
  * them take their scratch from the caller, so one may run in several threads at once.
- * - A primitive is made for a number of threads. Inside a deal (workspace.h) that is one. */
+ * - A primitive is made for a number of threads. Inside a deal (workspace.h) that is one.
+ * - int8: VNNI multiplies u8 by s8. Given s8 twice, the library keeps corrections inside of the
+ *   weights and finds fast kernels for the row count of the packing alone; for every other it runs
+ *   a reference of its own, 400 times slower (2.6.3, no AMX). So rows are shifted by 128 here and
+ *   the bias, which may be int32, takes the shift out again: the sums stay exact. */
 #include "encoders/gemm_backend.h"
 
 #include <dnnl.h>
@@ -120,6 +124,7 @@ static dnnl_status_t append_post_ops(dnnl_post_ops_t ops, const shape_key *key) 
     case L2C_POST_SILU:
         rc = dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_swish, 1, 0);
         break;
+    case L2C_POST_SWIGLU: // gemm.c
     case L2C_POST_NONE:
         break;
     }
@@ -152,7 +157,8 @@ static dnnl_status_t make_attr(dnnl_primitive_attr_t *out, const shape_key *key)
 static dnnl_status_t describe_product(dnnl_primitive_desc_t *out, primitive *p,
                                       const dnnl_memory_desc_t *w) {
     const shape_key *key = &p->key;
-    dnnl_data_type_t type = weight_type((l2c_precision)key->precision);
+    bool int8 = key->precision == (int)L2C_PRECISION_INT8;
+    dnnl_data_type_t type = int8 ? dnnl_u8 : weight_type((l2c_precision)key->precision);
     dnnl_data_type_t y_type = key->y_type == L2C_OUT_BF16  ? dnnl_bf16
                               : key->y_type == L2C_OUT_I32 ? dnnl_s32
                                                            : dnnl_f32;
@@ -168,7 +174,8 @@ static dnnl_status_t describe_product(dnnl_primitive_desc_t *out, primitive *p,
         rc = dnnl_memory_desc_init_by_strides(&p->y, 2, y_dims, y_type, y_strides);
     }
     if (rc == dnnl_success) {
-        rc = dnnl_memory_desc_init_by_tag(&p->bias, 2, bias_dims, dnnl_f32, dnnl_ab);
+        rc = dnnl_memory_desc_init_by_tag(&p->bias, 2, bias_dims, int8 ? dnnl_s32 : dnnl_f32,
+                                          dnnl_ab);
     }
     if (rc == dnnl_success) {
         rc = dnnl_matmul_desc_init(&desc, &p->x, w, key->bias ? &p->bias : NULL, &p->y);
@@ -239,6 +246,13 @@ static l2cdb_status primitive_get(primitive **out, bool *owned, const shape_key 
 
 /* ---- The backend ---------------------------------------------------------------------------- */
 
+enum { SHIFT = 128 }; /* of int8 rows */
+
+typedef struct layout {
+    dnnl_memory_desc_t w;
+    int32_t *unshift; /* [out], int8 only: -SHIFT times the sum of the weights */
+} layout;
+
 static dnnl_status_t ask_layout(l2c_linear *l, dnnl_memory_desc_t *w) {
     primitive p = { .key = { .rows = PACK_ROWS,
                              .in = l->in_padded,
@@ -246,6 +260,7 @@ static dnnl_status_t ask_layout(l2c_linear *l, dnnl_memory_desc_t *w) {
                              .x_stride = l->in_padded,
                              .y_stride = l->out,
                              .precision = (int)l->precision,
+                             .bias = l->precision == L2C_PRECISION_INT8,
                              .y_type =
                                  l->precision == L2C_PRECISION_INT8 ? L2C_OUT_I32 : L2C_OUT_F32 } };
     dnnl_dims_t dims = { (dnnl_dim_t)l->in_padded, (dnnl_dim_t)l->out };
@@ -306,56 +321,87 @@ static dnnl_status_t reorder(const l2c_linear *l, const void *dense, const dnnl_
     return rc;
 }
 
+static int32_t sum_of(const int8_t *w, size_t n) {
+    int32_t sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        sum += w[i];
+    }
+    return sum;
+}
+
 static l2cdb_status pack(l2c_linear *l, const l2c_source *source, l2cdb_error *err) {
     l2cdb_status status = engine_ready(err);
     if (status != L2CDB_OK) {
         return status;
     }
-    dnnl_memory_desc_t *w = l2c_calloc(1, sizeof *w);
-    if (w == NULL) {
-        return l2c_fail_nomem(err, sizeof *w);
+    layout *at = l2c_calloc(1, sizeof *at);
+    if (at == NULL) {
+        return l2c_fail_nomem(err, sizeof *at);
     }
-    l->layout = w;
-    dnnl_status_t rc = ask_layout(l, w);
+    l->layout = at;
+    dnnl_status_t rc = ask_layout(l, &at->w);
     if (rc != dnnl_success) {
         return failed(rc, "choosing a layout for weights", err);
     }
-    l->weights_bytes = dnnl_memory_desc_get_size(w);
+    l->weights_bytes = dnnl_memory_desc_get_size(&at->w);
     void *dense = l2c_source_dense(l, source);
     l->weights = l2c_alloc_weights(l->weights_bytes);
-    if (dense == NULL || l->weights == NULL) {
+    bool int8 = l->precision == L2C_PRECISION_INT8;
+    at->unshift = int8 ? l2c_alloc(l->out, sizeof *at->unshift) : NULL;
+    if (dense == NULL || l->weights == NULL || (int8 && at->unshift == NULL)) {
         l2c_free(dense);
         return l2c_fail_nomem(err, l->weights_bytes);
     }
-    rc = reorder(l, dense, w);
+    for (size_t o = 0; int8 && o < l->out; o++) {
+        at->unshift[o] = -SHIFT * sum_of((const int8_t *)dense + o * l->in_padded, l->in);
+    }
+    rc = reorder(l, dense, &at->w);
     l2c_free(dense);
     return rc == dnnl_success ? L2CDB_OK : failed(rc, "packing weights", err);
 }
 
 static void unpack_free(l2c_linear *l) {
+    layout *at = l->layout;
     l2c_free(l->weights);
-    l2c_free(l->layout);
+    l2c_free(at != NULL ? at->unshift : NULL);
+    l2c_free(at);
+}
+
+/* u8 [rows, in_padded] for int8 rows; NULL without memory. */
+static const void *shift_rows(const l2c_linear *l, const l2c_raw_product *r, l2c_arena *arena) {
+    uint8_t *out = l2c_arena_alloc(arena, r->rows * l->in_padded, 1);
+    for (size_t row = 0; out != NULL && row < r->rows; row++) {
+        const uint8_t *from = (const uint8_t *)r->x + row * r->x_stride;
+        uint8_t *to = out + row * l->in_padded;
+        for (size_t i = 0; i < l->in_padded; i++) {
+            to[i] = from[i] ^ SHIFT; // + 128, as a byte
+        }
+    }
+    return out;
 }
 
 static dnnl_status_t run(const primitive *p, const l2c_linear *l, const l2c_raw_product *r,
-                         void *scratch) {
+                         const void *rows, void *scratch) {
     dnnl_stream_t stream = NULL;
     dnnl_memory_t m[5] = { NULL };
     union {
         const void *in;
         void *out;
-    } x = { .in = r->x };
+    } x = { .in = rows };
+    const layout *at = l->layout;
     dnnl_status_t rc = dnnl_stream_create(&stream, engine, dnnl_stream_default_flags);
     const struct {
         int arg;
         const dnnl_memory_desc_t *desc;
         void *data;
     } use[] = {
-        { DNNL_ARG_SRC, &p->x, x.out },       { DNNL_ARG_WEIGHTS, &p->w, l->weights },
-        { DNNL_ARG_DST, &p->y, r->y },        { DNNL_ARG_SCRATCHPAD, &p->scratch, scratch },
-        { DNNL_ARG_BIAS, &p->bias, l->bias },
+        { DNNL_ARG_SRC, &p->x, x.out },
+        { DNNL_ARG_WEIGHTS, &p->w, l->weights },
+        { DNNL_ARG_DST, &p->y, r->y },
+        { DNNL_ARG_SCRATCHPAD, &p->scratch, scratch },
+        { DNNL_ARG_BIAS, &p->bias, at->unshift != NULL ? (void *)at->unshift : l->bias },
     };
-    int count = r->bias ? 5 : 4;
+    int count = p->key.bias ? 5 : 4;
     dnnl_exec_arg_t args[5];
     for (int i = 0; rc == dnnl_success && i < count; i++) {
         rc = dnnl_memory_create(&m[i], use[i].desc, engine, use[i].data);
@@ -373,32 +419,35 @@ static dnnl_status_t run(const primitive *p, const l2c_linear *l, const l2c_raw_
 
 static l2cdb_status product(const l2c_linear *l, const l2c_raw_product *r, l2c_arena *arena,
                             l2cdb_error *err) {
+    const layout *at = l->layout;
+    bool int8 = l->precision == L2C_PRECISION_INT8;
     shape_key key;
     memset(&key, 0, sizeof key);
     key.rows = r->rows;
     key.in = l->in_padded;
     key.out = l->out;
-    key.x_stride = r->x_stride;
+    key.x_stride = int8 ? l->in_padded : r->x_stride;
     key.y_stride = r->y_stride;
     key.precision = (int)l->precision;
     key.y_type = (int)r->y_type;
     key.post = (int)r->post;
-    key.bias = r->bias;
+    key.bias = r->bias || int8;
     key.accumulate = r->accumulate;
     key.threads = l2c_in_deal() ? 1 : omp_get_max_threads();
 
     primitive *p;
     bool owned;
-    l2cdb_status status = primitive_get(&p, &owned, &key, l->layout, err);
+    l2cdb_status status = primitive_get(&p, &owned, &key, &at->w, err);
     if (status != L2CDB_OK) {
         return status;
     }
     l2c_arena_mark mark = l2c_arena_get_mark(arena);
+    const void *rows = int8 ? shift_rows(l, r, arena) : r->x;
     void *scratch = l2c_arena_alloc(arena, p->scratch_bytes, 1);
-    if (scratch == NULL) {
-        status = l2c_fail_nomem(err, p->scratch_bytes);
+    if (rows == NULL || scratch == NULL) {
+        status = l2c_fail_nomem(err, p->scratch_bytes + r->rows * l->in_padded);
     } else {
-        dnnl_status_t rc = run(p, l, r, scratch);
+        dnnl_status_t rc = run(p, l, r, rows, scratch);
         status = rc == dnnl_success ? L2CDB_OK : failed(rc, "a product", err);
     }
     l2c_arena_reset(arena, mark);
@@ -416,51 +465,63 @@ static l2cdb_status gemm(const l2c_gemm_args *g, l2cdb_error *err) {
     return rc == dnnl_success ? L2CDB_OK : failed(rc, "a plain product", err);
 }
 
-/* The name of the kernels that the library takes for a usual shape; NULL if it has none. */
-static const char *kernel_name(l2c_precision precision) {
-    primitive p = { .key = { .rows = PACK_ROWS,
+/* The name of the kernels for `rows` rows of a usual shape, weights laid out as *w, which becomes
+ * what the library likes if it is `any`; NULL if it has none. */
+static const char *kernel_name(dnnl_memory_desc_t *w, size_t rows, l2c_precision precision) {
+    primitive p = { .key = { .rows = rows,
                              .in = 1024,
                              .out = 1024,
                              .x_stride = 1024,
                              .y_stride = 1024,
                              .precision = (int)precision,
+                             .bias = precision == L2C_PRECISION_INT8,
                              .y_type =
                                  precision == L2C_PRECISION_INT8 ? L2C_OUT_I32 : L2C_OUT_F32 } };
-    dnnl_dims_t dims = { 1024, 1024 };
-    dnnl_memory_desc_t any;
     dnnl_primitive_desc_t desc = NULL;
     const char *name = NULL;
-    if (dnnl_memory_desc_init_by_tag(&any, 2, dims, weight_type(precision), dnnl_format_tag_any) ==
-            dnnl_success &&
-        describe_product(&desc, &p, &any) == dnnl_success) {
+    if (describe_product(&desc, &p, w) == dnnl_success) {
         dnnl_primitive_desc_query(desc, dnnl_query_impl_info_str, 0, &name);
+        *w = *dnnl_primitive_desc_query_md(desc, dnnl_query_weights_md, 0);
     }
     dnnl_primitive_desc_destroy(desc);
     return name;
 }
 
-static bool bf16_taken;
+/* The kernels that weights packed at PACK_ROWS meet at another row count: NULL if there are none,
+ * or if it is the library's plain loop ("ref…", hundreds of times slower). */
+static const char *kernel_for(l2c_precision precision) {
+    dnnl_dims_t dims = { 1024, 1024 };
+    dnnl_memory_desc_t w;
+    if (engine_ready(NULL) != L2CDB_OK ||
+        dnnl_memory_desc_init_by_tag(&w, 2, dims, weight_type(precision), dnnl_format_tag_any) !=
+            dnnl_success ||
+        kernel_name(&w, PACK_ROWS, precision) == NULL) {
+        return NULL;
+    }
+    const char *name = kernel_name(&w, PACK_ROWS - 32, precision);
+    return name != NULL && strncmp(name, "ref", 3) != 0 ? name : NULL;
+}
 
-static void try_bf16(void) {
-    bf16_taken = engine_ready(NULL) == L2CDB_OK && kernel_name(L2C_PRECISION_BF16) != NULL;
+static bool bf16_taken, int8_taken;
+
+static void try_short(void) {
+    bf16_taken = kernel_for(L2C_PRECISION_BF16) != NULL;
+    int8_taken = l2c_cpu_get()->avx512_vnni && kernel_for(L2C_PRECISION_INT8) != NULL;
 }
 
 /* bf16 begins with AVX-512. int8 without VNNI adds pairs of products in 16 bits, where they
  * saturate (cosines of 0.96 were measured). What is not taken is multiplied as f32. */
 static bool takes(l2c_precision precision) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    if (precision == L2C_PRECISION_INT8) {
-        return l2c_cpu_get()->avx512_vnni;
-    }
-    pthread_once(&once, try_bf16);
-    return bf16_taken;
+    pthread_once(&once, try_short);
+    return precision == L2C_PRECISION_BF16 ? bf16_taken : int8_taken;
 }
 
 static void describe_kernel(l2c_buf *out, l2c_precision precision) {
-    const char *name = kernel_name(precision);
-    bool taken = precision == L2C_PRECISION_F32 || takes(precision);
+    const char *name = kernel_for(precision);
+    bool taken = name != NULL && (precision == L2C_PRECISION_F32 || takes(precision));
     l2c_buf_printf(out, "onednn %s: %s\n", l2c_precision_name(precision),
-                   taken && name != NULL ? name : "not on this processor, f32 instead");
+                   taken ? name : "not on this processor, f32 instead");
 }
 
 static void describe(l2c_buf *out) {

@@ -4,10 +4,13 @@
     python3 tests/bench/peers/encoder_peers.py --bench build/release/bench/encoder_bench \
         [--venv DIR] [--threads N] [--seconds S] [--work vit-1,vit-8,llama-1,llama-64]
 
-Sets up a throw-away environment with torch, onnx and onnxruntime (--venv keeps and reuses one), then
-for each piece of work alternates our program and each opponent twice, takes the better of each, and
-prints a table and ratios (> 1: we are faster). An opponent that does not install or run is named as
-missing, never left out in silence. Nothing is downloaded but packages: every model is built here.
+Sets up a throw-away environment with torch, ONNX Runtime, OpenVINO and llama.cpp (--venv keeps and
+reuses one), then for each piece of work alternates our program and each opponent, takes the better
+of each, and prints a table and ratios (> 1: we are faster). llama.cpp is built from source by pip for
+the processor it runs on (GGML_NATIVE) and reads the same shape in Q8_0, mean-pooled, attention not
+causal; its line also tells the time from the start of loading to the first vector. An opponent that
+does not install or run is named as missing, never left out in silence. Nothing is downloaded but
+packages: every model is built here.
 """
 
 import argparse
@@ -18,7 +21,7 @@ import sys
 import tempfile
 import venv
 
-PACKAGES = ["numpy", "torch", "onnx", "onnxruntime"]
+PACKAGES = ["numpy", "torch", "onnx", "onnxruntime", "openvino", "gguf", "llama-cpp-python"]
 VIT = dict(width=1024, layers=24, heads=16, hidden=4096, patch=14, side=336)
 LLAMA = dict(width=2048, layers=16, heads=32, kv=8, dim=64, hidden=8192)
 TOKENS = 26
@@ -26,8 +29,9 @@ TOKENS = 26
 
 def opponents_of(work):
     if work.startswith("vit"):
-        return ["torch-f32", "torch-bf16", "onnxruntime-f32", "onnxruntime-int8"]
-    return ["torch-f32", "torch-bf16"]
+        return ["torch-f32", "torch-bf16", "compile-bf16", "onnxruntime-f32", "onnxruntime-int8",
+                "openvino-f32", "openvino-bf16"]
+    return ["torch-f32", "torch-bf16", "llamacpp-q8"]
 
 
 # ---- inside the environment ------------------------------------------------------------------
@@ -127,7 +131,7 @@ def time_calls(fn, seconds):
     return {"ms": 1e3 * sorted(runs)[len(runs) // 2], "cpu_ms": 1e3 * cpu}
 
 
-def run_torch(work, batch, precision, seconds, threads):
+def run_torch(work, batch, precision, seconds, threads, compiled):
     torch, Vit, Llama = torch_modules()
     torch.set_num_threads(threads)
     torch.manual_seed(1)
@@ -137,20 +141,129 @@ def run_torch(work, batch, precision, seconds, threads):
             model, x = Vit(VIT).eval().to(dtype), torch.randn(batch, 3, 336, 336).to(dtype)
         else:
             model, x = Llama(LLAMA).eval().to(dtype), torch.randint(0, 8000, (batch, TOKENS))
+        if compiled:
+            model = torch.compile(model)
         return time_calls(lambda: model(x), seconds)
 
 
-def run_onnx(batch, precision, seconds, threads, folder):
+def export_onnx(folder):
     torch, Vit, _ = torch_modules()
+    path = os.path.join(folder, "vit.onnx")
+    if not os.path.exists(path):
+        torch.manual_seed(1)
+        torch.onnx.export(Vit(VIT).eval(), (torch.randn(1, 3, 336, 336),), path, input_names=["x"],
+                          dynamo=False, dynamic_axes={"x": {0: "batch"}}, opset_version=17)
+    return path
+
+
+def run_openvino(batch, precision, seconds, threads, folder):
+    import numpy as np
+    import openvino as ov
+
+    core = ov.Core()
+    model = core.read_model(export_onnx(folder))
+    model.reshape({0: [batch, 3, 336, 336]})
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision,
+                                                 "INFERENCE_NUM_THREADS": threads,
+                                                 "PERFORMANCE_HINT": "LATENCY"})
+    request = compiled.create_infer_request()
+    x = np.random.randn(batch, 3, 336, 336).astype(np.float32)
+    return time_calls(lambda: request.infer([x]), seconds)
+
+
+def write_gguf(path):
+    """The 1B shape in Q8_0, every layer with the same random numbers of its own size; no tokenizer."""
+    import gguf
+    import numpy as np
+
+    c, rng = LLAMA, np.random.default_rng(1)
+    d, kv = c["width"], c["kv"] * c["dim"]
+    w = gguf.GGUFWriter(path, "llama")
+    w.add_vocab_size(8000)
+    w.add_context_length(4096)
+    w.add_embedding_length(d)
+    w.add_block_count(c["layers"])
+    w.add_feed_forward_length(c["hidden"])
+    w.add_head_count(c["heads"])
+    w.add_head_count_kv(c["kv"])
+    w.add_rope_dimension_count(c["dim"])
+    w.add_rope_freq_base(500000.0)
+    w.add_layer_norm_rms_eps(1e-5)
+    w.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+    w.add_tokenizer_model("none")
+    made = {}
+
+    def matrix(name, rows, columns):
+        if (rows, columns) not in made:
+            values = (rng.standard_normal((rows, columns), dtype=np.float32) * 0.02)
+            made[rows, columns] = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)
+        w.add_tensor(name, made[rows, columns], raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+
+    matrix("token_embd.weight", 8000, d)
+    w.add_tensor("output_norm.weight", np.ones(d, np.float32))
+    for i in range(c["layers"]):
+        for name in "attn_norm", "ffn_norm":
+            w.add_tensor(f"blk.{i}.{name}.weight", np.ones(d, np.float32))
+        for name, rows, columns in (("attn_q", d, d), ("attn_k", kv, d), ("attn_v", kv, d), ("attn_output", d, d),
+                                    ("ffn_gate", c["hidden"], d), ("ffn_up", c["hidden"], d),
+                                    ("ffn_down", d, c["hidden"])):
+            matrix(f"blk.{i}.{name}.weight", rows, columns)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
+def run_llamacpp(batch, seconds, threads, folder):
+    import time
+
+    import llama_cpp as lc
+
+    path = os.path.join(folder, "llama.q8_0.gguf")
+    if not os.path.exists(path):
+        write_gguf(path)
+    lc.llama_backend_init()
+    start = time.perf_counter()
+    model = lc.llama_model_load_from_file(path.encode(), lc.llama_model_default_params())
+    o = lc.llama_context_default_params()
+    o.n_ctx = o.n_batch = o.n_ubatch = max(512, batch * TOKENS)
+    o.n_seq_max = batch
+    o.kv_unified = True
+    o.n_threads = o.n_threads_batch = threads
+    o.embeddings = True
+    o.pooling_type = lc.LLAMA_POOLING_TYPE_MEAN
+    o.attention_type = lc.LLAMA_ATTENTION_TYPE_NON_CAUSAL
+    context = lc.llama_init_from_model(model, o)
+    b = lc.llama_batch_init(batch * TOKENS, 0, 1)
+    b.n_tokens = batch * TOKENS
+    for i in range(b.n_tokens):
+        b.token[i] = i * 7919 % 8000
+        b.pos[i] = i % TOKENS
+        b.n_seq_id[i] = 1
+        b.seq_id[i][0] = i // TOKENS
+        b.logits[i] = 1
+
+    def encode():
+        memory = lc.llama_get_memory(context)
+        if memory:
+            lc.llama_memory_clear(memory, True)
+        if lc.llama_decode(context, b) != 0:
+            sys.exit("llama_decode failed")
+        if not lc.llama_get_embeddings_seq(context, batch - 1):
+            sys.exit("llama.cpp gave no vector")
+
+    encode()
+    first_ms = 1e3 * (time.perf_counter() - start)
+    print(lc.llama_print_system_info().decode(), file=sys.stderr)
+    return dict(time_calls(encode, seconds), first_ms=first_ms)
+
+
+def run_onnx(batch, precision, seconds, threads, folder):
+    import numpy as np
     import onnxruntime as ort
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    path = os.path.join(folder, "vit.onnx")
-    x = torch.randn(batch, 3, 336, 336)
-    if not os.path.exists(path):
-        torch.manual_seed(1)
-        torch.onnx.export(Vit(VIT).eval(), (x,), path, input_names=["x"], dynamo=False,
-                          dynamic_axes={"x": {0: "batch"}}, opset_version=17)
+    path = export_onnx(folder)
     if precision == "int8":
         small = os.path.join(folder, "vit.int8.onnx")
         if not os.path.exists(small):
@@ -161,15 +274,19 @@ def run_onnx(batch, precision, seconds, threads, folder):
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    feed = {"x": x.numpy()}
+    feed = {"x": np.random.randn(batch, 3, 336, 336).astype(np.float32)}
     return time_calls(lambda: session.run(None, feed), seconds)
 
 
 def child(args):
     work, batch = args.child_work.split("-")
     name, precision = args.child.rsplit("-", 1)
-    if name == "torch":
-        s = run_torch(work, int(batch), precision, args.seconds, args.threads)
+    if name in ("torch", "compile"):
+        s = run_torch(work, int(batch), precision, args.seconds, args.threads, name == "compile")
+    elif name == "openvino":
+        s = run_openvino(int(batch), precision, args.seconds, args.threads, args.folder)
+    elif name == "llamacpp":
+        s = run_llamacpp(int(batch), args.seconds, args.threads, args.folder)
     else:
         s = run_onnx(int(batch), precision, args.seconds, args.threads, args.folder)
     print(json.dumps(s))
@@ -210,13 +327,13 @@ def main():
     p.add_argument("--precisions", default="f32,bf16,int8", help="of ours")
     p.add_argument("--child", help=argparse.SUPPRESS)
     p.add_argument("--child-work", help=argparse.SUPPRESS)
-    p.add_argument("--folder", help=argparse.SUPPRESS)
+    p.add_argument("--folder", help="keeps the opponents' models for another run")
     args = p.parse_args()
     if args.child:
         child(args)
         return
 
-    folder = tempfile.mkdtemp(prefix="l2cdb-peers-")
+    folder = args.folder or tempfile.mkdtemp(prefix="l2cdb-peers-")
     python = args.python
     if python is None:
         where = args.venv or os.path.join(folder, "venv")
@@ -250,8 +367,9 @@ def main():
         for name, t in theirs.items():
             ratios = "  ".join(f"{p} {t['ms'] / r['ms']:.2f}x (cpu {t['cpu_ms'] / r['cpu_ms']:.2f}x)"
                                for p, r in ours.items())
+            first = f"  first vector {t['first_ms']:.0f} ms after loading began" if "first_ms" in t else ""
             print(f"  {name:<18} {t['ms']:9.1f} ms  cpu {t['cpu_ms']:9.1f} ms  {1e3 * int(batch) / t['ms']:8.2f} /s"
-                  f"  {ratios}")
+                  f"  {ratios}{first}", flush=True)
         for name, why in missing.items():
             print(f"  {name:<18} did not run: {why}")
 
