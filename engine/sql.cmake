@@ -5,7 +5,8 @@ l2c_room(l2c_sqltext SOURCES sql_command.c sql_edit.c sql_operand.c sql_rewrite.
 
 pkg_check_modules(SQLITE3 REQUIRED IMPORTED_TARGET sqlite3>=3.40)
 l2c_room(l2c_sql
-  SOURCES sql_answer.c sql_context.c sql_filter.c sql_functions.c sql_images.c sql_stmt.c
+  SOURCES sql_answer.c sql_context.c sql_filter.c sql_functions.c sql_images.c
+    sql_images_cursor.c sql_images_pass.c sql_images_plan.c sql_images_write.c sql_stmt.c
     sql_tables.c
   LIBS PkgConfig::SQLITE3)
 
@@ -14,7 +15,8 @@ l2c_room(l2c_sql
 function(l2c_sql_extension)
   l2c_room(l2c_sql_host
     SOURCES sql_answer.c sql_context.c sql_extension.c sql_filter.c sql_functions.c sql_hook.c
-      sql_images.c sql_stmt.c sql_tables.c)
+      sql_images.c sql_images_cursor.c sql_images_pass.c sql_images_plan.c sql_images_write.c
+      sql_stmt.c sql_tables.c)
   get_target_property(storage_sources l2c_storage SOURCES)
   list(TRANSFORM storage_sources PREPEND ${CMAKE_SOURCE_DIR}/storage/)
   l2c_room(l2c_storage_host SOURCES ${storage_sources})
