@@ -1,5 +1,5 @@
-/* Memory that is read at random wants pages of 2 MiB: with small ones each row misses the TLB, which
- * costs a search an eighth of its time. Advice only; without it everything works. Linux. */
+/* Memory that is read at random wants pages of 2 MiB: with small ones each row misses the TLB,
+ * which costs a search an eighth of its time. Advice only; without it everything works. Linux. */
 #ifndef L2C_HUGE_PAGES_H
 #define L2C_HUGE_PAGES_H
 

@@ -129,7 +129,8 @@ static void *run_queries(void *ctx) {
     return NULL;
 }
 
-/* Milliseconds a query; the first pass over a file that was just opened also reads and hashes it. */
+/* Milliseconds a query; the first pass over a file that was just opened also reads and hashes it.
+ */
 static double exact_truth(l2c_index *ix, const matrix *queries, size_t k, int64_t *truth,
                           const l2c_index_filter *filter) {
     float distances[1024];
@@ -290,9 +291,8 @@ int main(int argc, char **argv) {
                "\"plan\":\"%s%s\",\"ef\":%zu,\"compared\":%.0f}\n",
                share, f.count, (double)r.right / (double)(queries.rows * k),
                r.seconds * 1e3 / (double)(queries.rows * 3), exact_ms,
-               l2c_index_kind_name(r.plan.kind),
-               r.plan.filter_first ? ", filter first" : "", r.plan.ef_search,
-               (double)r.scanned / (double)queries.rows);
+               l2c_index_kind_name(r.plan.kind), r.plan.filter_first ? ", filter first" : "",
+               r.plan.ef_search, (double)r.scanned / (double)queries.rows);
         fflush(stdout);
         free(ids);
         at = strchr(at, ',');

@@ -171,10 +171,10 @@ int main(int argc, char **argv) {
             memset(ids, 0, rows * K * sizeof *ids);
             run(by, 1, 1, ids);
             double one_s = run(by, 1, ROUNDS, ids), all_s = run(by, threads, ROUNDS, ids);
-            printf("{\"what\":\"%s\",\"ef\":%s,\"recall\":%.4f,\"ms\":%.4f,\"qps_%zu_threads\":%.0f}\n",
+            printf("{\"what\":\"%s\",\"ef\":%s,\"recall\":%.4f,\"ms\":%.4f,\"qps_%zu_threads\":%."
+                   "0f}\n",
                    by == SQL ? "sql" : "search", value, recall(ids, truth),
-                   one_s * 1e3 / (double)(rows * ROUNDS), threads,
-                   (double)(rows * ROUNDS) / all_s);
+                   one_s * 1e3 / (double)(rows * ROUNDS), threads, (double)(rows * ROUNDS) / all_s);
             fflush(stdout);
         }
         at = strchr(at, ',');
