@@ -20,8 +20,8 @@ l2cdb_status l2c_lora_open(l2c_lora **out, const char *dir, const l2c_tensors *b
 void l2c_lora_close(l2c_lora *l);
 /* True if the adapter changes the tensor of this canonical name. */
 bool l2c_lora_changes(const l2c_lora *l, const char *name);
-/* w f32 [n,in] are rows [first, first+n) of the weight of that name: w += s B A, in f32. Does nothing
- * if the adapter leaves `name` alone. */
+/* w f32 [n,in] are rows [first, first+n) of the weight of that name: w += s B A, in f32. Does
+ * nothing if the adapter leaves `name` alone. */
 void l2c_lora_merge(const l2c_lora *l, const char *name, float *w, size_t first, size_t n);
 /* Opens, merges into b->llm_tensors (new memory for the changed ones, in the base's own type, as
  * the reference merges) and closes. */

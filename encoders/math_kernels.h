@@ -1,9 +1,9 @@
 /* exp and erf in f32 for loops that compilers vectorise; included once per processor level with FN
  * (a name's suffix) and TARGET (the function attribute) defined, as layers_kernels.h is. */
 
-/* e^x = 2^n e^r. Adding 1.5 * 2^23 rounds to the whole number n and leaves it in the low bits, which
- * become the exponent field; no call of floor, which compilers do not vectorise. Cephes-like split of
- * ln 2 in two parts. */
+/* e^x = 2^n e^r. Adding 1.5 * 2^23 rounds to the whole number n and leaves it in the low bits,
+ * which become the exponent field; no call of floor, which compilers do not vectorise. Cephes-like
+ * split of ln 2 in two parts. */
 TARGET static inline float FN(exp)(float x) {
     const float magic = 12582912.0F;
     x = x < -87.0F ? -87.0F : x;

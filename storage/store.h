@@ -44,9 +44,9 @@ void l2c_store_rollback(l2c_store *s);
 bool l2c_store_in_transaction(const l2c_store *s);
 
 /* Writing inside somebody else's transaction: that of a user's SQL connection, so that its BEGIN,
- * ROLLBACK and SAVEPOINT hold for records as for every other table, and it sees what it has written.
- * Between enter and leave the calls of this thread go to that connection; in between, and for all
- * other threads, the store shows what is committed. */
+ * ROLLBACK and SAVEPOINT hold for records as for every other table, and it sees what it has
+ * written. Between enter and leave the calls of this thread go to that connection; in between, and
+ * for all other threads, the store shows what is committed. */
 typedef struct l2c_store_guest l2c_store_guest;
 struct sqlite3;
 /* `db` (borrowed) has the write lock of the store's file, and has it until close. */

@@ -76,7 +76,7 @@ static const char *const everywhere[] = {
     "netdb.h",    "netinet/*",   "poll.h",      "pthread.h",     "pwd.h",      "regex.h",
     "sched.h",    "semaphore.h", "sys/*",       "syslog.h",      "termios.h",  "unistd.h",
     "utime.h",    "linux/*",     "immintrin.h", "cpuid.h",       "arm_neon.h", "arm_sve.h",
-    "malloc.h",   "asm/*",      "link.h",
+    "malloc.h",   "asm/*",       "link.h",
 };
 
 /* Folders that hold no source of ours. */
