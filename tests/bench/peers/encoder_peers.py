@@ -8,7 +8,7 @@ Sets up a throw-away environment with torch, ONNX Runtime, OpenVINO and llama.cp
 reuses one), then for each piece of work alternates our program and each opponent, takes the better
 of each, and prints a table and ratios (> 1: we are faster). llama.cpp is built from source by pip for
 the processor it runs on (GGML_NATIVE) and reads the same shape in Q8_0, mean-pooled, attention not
-causal; its line also tells the time from the start of loading to the first vector. An opponent that
+causal, with its own tile kernels (q8amx) and without (q8); its line also tells the time from the start of loading to the first vector. An opponent that
 does not install or run is named as missing, never left out in silence. Nothing is downloaded but
 packages: every model is built here.
 """
@@ -31,7 +31,7 @@ def opponents_of(work):
     if work.startswith("vit"):
         return ["torch-f32", "torch-bf16", "compile-bf16", "onnxruntime-f32", "onnxruntime-int8",
                 "openvino-f32", "openvino-bf16"]
-    return ["torch-f32", "torch-bf16", "llamacpp-q8"]
+    return ["torch-f32", "torch-bf16", "llamacpp-q8", "llamacpp-q8amx"]
 
 
 # ---- inside the environment ------------------------------------------------------------------
@@ -214,7 +214,7 @@ def write_gguf(path):
     w.close()
 
 
-def run_llamacpp(batch, seconds, threads, folder):
+def run_llamacpp(batch, seconds, threads, folder, tiles):
     import time
 
     import llama_cpp as lc
@@ -224,7 +224,9 @@ def run_llamacpp(batch, seconds, threads, folder):
         write_gguf(path)
     lc.llama_backend_init()
     start = time.perf_counter()
-    model = lc.llama_model_load_from_file(path.encode(), lc.llama_model_default_params())
+    m = lc.llama_model_default_params()
+    m.use_extra_bufts = tiles
+    model = lc.llama_model_load_from_file(path.encode(), m)
     o = lc.llama_context_default_params()
     o.n_ctx = o.n_batch = o.n_ubatch = max(512, batch * TOKENS)
     o.n_seq_max = batch
@@ -286,7 +288,7 @@ def child(args):
     elif name == "openvino":
         s = run_openvino(int(batch), precision, args.seconds, args.threads, args.folder)
     elif name == "llamacpp":
-        s = run_llamacpp(int(batch), args.seconds, args.threads, args.folder)
+        s = run_llamacpp(int(batch), args.seconds, args.threads, args.folder, precision == "q8amx")
     else:
         s = run_onnx(int(batch), precision, args.seconds, args.threads, args.folder)
     print(json.dumps(s))
@@ -300,6 +302,8 @@ def run_json(command):
                           env=dict(os.environ, OMP_WAIT_POLICY="passive"))
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode != 0 or not lines:
+        if done.returncode < 0:
+            return None, f"killed by signal {-done.returncode}"
         return None, (done.stderr.strip().splitlines() or ["no output"])[-1]
     return json.loads(lines[-1]), None
 
