@@ -32,27 +32,23 @@ static bool is_image(const char *word) {
     return o.image || (!o.text && l2c_terms_is_image(word));
 }
 
-// Input i goes to vectors[i, width]. Texts go one by one through the query cache's path only when
-// photos stand between them; otherwise in one batch.
+/* Input i goes to vectors[i, width]; neighbours of one kind go together. */
 static int encode_all(l2cdb *db, float *vectors, size_t width, const char *const *inputs,
                       size_t count) {
     l2cdb_error err;
-    for (size_t i = 0; i < count;) {
-        size_t texts = 0;
-        while (i + texts < count && texts < 256 && !is_image(inputs[i + texts])) {
-            texts++;
+    size_t n;
+    for (size_t i = 0; i < count; i += n) {
+        bool image = is_image(inputs[i]);
+        n = 1;
+        while (i + n < count && n < 256 && is_image(inputs[i + n]) == image) {
+            n++;
         }
-        l2cdb_status rc;
-        if (texts > 0) {
-            rc = l2cdb_encode_texts(db, inputs + i, texts, vectors + i * width, &err);
-        } else {
-            l2cdb_term term = { .kind = L2CDB_TERM_IMAGE_FILE, .text = inputs[i], .weight = 1 };
-            rc = l2cdb_encode(db, &term, vectors + i * width, &err);
-        }
+        float *out = vectors + i * width;
+        l2cdb_status rc = image ? l2cdb_encode_images(db, inputs + i, n, out, &err)
+                                : l2cdb_encode_texts(db, inputs + i, n, out, &err);
         if (rc != L2CDB_OK) {
             return l2c_session_fail(&err);
         }
-        i += texts > 0 ? texts : 1;
     }
     return L2C_EXIT_DONE;
 }

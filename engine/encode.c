@@ -4,11 +4,13 @@
 #include <string.h>
 
 #include "engine/base/file.h"
+#include "engine/base/pool.h"
 #include "engine/base/utf8.h"
 #include "engine/base/vec.h"
 #include "engine/query_cache.h"
 
 #define IMAGE_BYTES_MAX (UINT64_C(512) << 20)
+#define IMAGE_BATCH 32
 
 unsigned l2c_db_decode_flags(const l2cdb *db) {
     unsigned flags = L2C_DECODE_USER;
@@ -98,49 +100,112 @@ l2cdb_status l2c_encode_texts(l2cdb *db, l2c_view *v, const char *const *texts, 
 
 /* ---- Photos ---------------------------------------------------------------------------------- */
 
-l2cdb_status l2c_encode_image(l2cdb *db, l2c_view *v, const void *bytes, size_t size, float *out,
-                              l2cdb_error *err) {
+/* One photo on its way into a batch. */
+typedef struct picture {
+    l2cdb *db;
     l2c_model *model;
-    const l2c_heads *heads;
+    const char *path; /* NULL: the bytes are given */
+    const void *bytes;
+    size_t size;
+    float *pixels;
+    l2cdb_status rc;
+    l2cdb_error error;
+} picture;
+
+static void prepare_picture(void *ctx) {
+    picture *p = ctx;
+    l2c_buf file;
     l2c_image image = { 0 };
-    float *pixels = NULL, *features = NULL;
+    l2c_buf_init(&file);
+    p->rc = L2CDB_OK;
+    if (p->path != NULL) {
+        p->rc = l2c_file_read(&file, p->path, IMAGE_BYTES_MAX, &p->error);
+        p->bytes = file.data;
+        p->size = file.size;
+    }
+    if (p->rc == L2CDB_OK) {
+        unsigned flags = l2c_db_decode_flags(p->db);
+        p->rc = l2c_image_decode(&image, p->bytes, p->size, flags, NULL, &p->error);
+        if (p->rc == L2CDB_OK) {
+            p->rc = l2c_model_preprocess(p->model, p->pixels, &image, &p->error);
+        }
+        if (p->rc != L2CDB_OK && p->path != NULL) {
+            l2c_context(&p->error, "%s", p->path);
+        }
+    }
+    l2c_image_fini(&image);
+    l2c_buf_fini(&file);
+}
+
+/* The first n photos of `list` through the tower together; out f32 [n, width]. pool NULL: they are
+ * decoded by this thread. */
+static l2cdb_status encode_pictures(picture *list, size_t n, l2c_pool *pool, float *pixels,
+                                    float *features, const l2c_heads *heads, float *out,
+                                    l2cdb_error *err) {
+    l2c_model *model = list[0].model;
+    for (size_t i = 0; i < n; i++) {
+        list[i].pixels = pixels + i * l2c_model_pixels_count(model);
+        if (pool != NULL) {
+            l2c_pool_submit(pool, prepare_picture, &list[i]);
+        } else {
+            prepare_picture(&list[i]);
+        }
+    }
+    if (pool != NULL) {
+        l2c_pool_drain(pool);
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (list[i].rc != L2CDB_OK) {
+            *err = list[i].error;
+            return list[i].rc;
+        }
+    }
+    l2cdb_status rc = l2c_model_image_features(model, features, pixels, n, err);
+    return rc == L2CDB_OK ? l2c_heads_image(heads, out, features, n, err) : rc;
+}
+
+/* Photos by their paths, or (paths NULL) one by its bytes. */
+static l2cdb_status encode_images(l2cdb *db, l2c_view *v, const char *const *paths,
+                                  const void *bytes, size_t size, size_t n, float *out,
+                                  l2cdb_error *err) {
+    l2c_model *model;
+    const l2c_heads *heads = NULL;
+    l2c_pool *pool = NULL;
     l2cdb_status rc = l2c_view_model(db, v, &model, err);
     if (rc == L2CDB_OK) {
         rc = l2c_view_heads(db, v, &heads, err);
     }
-    if (rc == L2CDB_OK) {
-        rc = l2c_image_decode(&image, bytes, size, l2c_db_decode_flags(db), NULL, err);
+    if (rc != L2CDB_OK) {
+        return rc;
     }
-    if (rc == L2CDB_OK) {
-        pixels = l2c_alloc_aligned(l2c_model_pixels_count(model), sizeof *pixels);
-        features = l2c_alloc_aligned(l2c_model_get_info(model)->image_width, sizeof *features);
-        rc = pixels != NULL && features != NULL ? l2c_model_preprocess(model, pixels, &image, err)
-                                                : l2c_fail_nomem(err, 0);
+    size_t batch = n < IMAGE_BATCH ? n : IMAGE_BATCH, width = l2c_model_get_info(model)->width;
+    size_t features_width = l2c_model_get_info(model)->image_width;
+    picture *list = l2c_calloc(batch, sizeof *list);
+    float *pixels = l2c_alloc_aligned(batch * l2c_model_pixels_count(model), sizeof *pixels);
+    float *features = l2c_alloc_aligned(batch * features_width, sizeof *features);
+    if (list == NULL || pixels == NULL || features == NULL) {
+        rc = l2c_fail_nomem(err, batch * l2c_model_pixels_count(model) * sizeof *pixels);
+    } else if (n > 1) {
+        rc = l2c_pool_new(&pool, db->options.threads, batch, err);
     }
-    if (rc == L2CDB_OK) {
-        rc = l2c_model_image_features(model, features, pixels, 1, err);
-    }
-    if (rc == L2CDB_OK) {
-        rc = l2c_heads_image(heads, out, features, 1, err);
-    }
-    l2c_image_fini(&image);
-    l2c_free(pixels);
-    l2c_free(features);
-    return rc;
-}
-
-static l2cdb_status encode_file(l2cdb *db, l2c_view *v, const char *path, float *out,
-                                l2cdb_error *err) {
-    l2c_buf bytes;
-    l2c_buf_init(&bytes);
-    l2cdb_status rc = l2c_file_read(&bytes, path, IMAGE_BYTES_MAX, err);
-    if (rc == L2CDB_OK) {
-        rc = l2c_encode_image(db, v, bytes.data, bytes.size, out, err);
-        if (rc != L2CDB_OK) {
-            l2c_context(err, "%s", path);
+    for (size_t done = 0; done < n && rc == L2CDB_OK; done += batch) {
+        size_t now = n - done < batch ? n - done : batch;
+        for (size_t i = 0; i < now; i++) {
+            list[i] = (picture){ .db = db,
+                                 .model = model,
+                                 .path = paths != NULL ? paths[done + i] : NULL,
+                                 .bytes = bytes,
+                                 .size = size };
+        }
+        rc = encode_pictures(list, now, pool, pixels, features, heads, out + done * width, err);
+        if (rc == L2CDB_OK) {
+            rc = l2c_db_poll(db, err);
         }
     }
-    l2c_buf_fini(&bytes);
+    l2c_pool_free(pool);
+    l2c_free(list);
+    l2c_free(pixels);
+    l2c_free(features);
     return rc;
 }
 
@@ -172,10 +237,10 @@ l2cdb_status l2c_encode_term(l2cdb *db, l2c_view *v, const l2cdb_term *term, flo
         return term->text != NULL ? l2c_encode_texts(db, v, &term->text, 1, out, NULL, err)
                                   : l2c_fail(err, L2CDB_E_INVALID, "a term has no text");
     case L2CDB_TERM_IMAGE_FILE:
-        return term->text != NULL ? encode_file(db, v, term->text, out, err)
+        return term->text != NULL ? encode_images(db, v, &term->text, NULL, 0, 1, out, err)
                                   : l2c_fail(err, L2CDB_E_INVALID, "a term names no photo");
     case L2CDB_TERM_IMAGE_BYTES:
-        return l2c_encode_image(db, v, term->data, term->size, out, err);
+        return encode_images(db, v, NULL, term->data, term->size, 1, out, err);
     case L2CDB_TERM_VECTOR:
         rc = l2c_view_width(db, v, &width, err);
         return rc == L2CDB_OK ? copy_given(term, out, width, err) : rc;
@@ -230,15 +295,16 @@ l2cdb_status l2cdb_width(l2cdb *db, size_t *width, l2cdb_error *err) {
 
 typedef struct encode_request {
     const l2cdb_term *term;
-    const char *const *texts;
+    const char *const *texts, *const *paths;
     size_t n;
     float *out;
 } encode_request;
 
 static l2cdb_status encode_work(l2cdb *db, l2c_view *v, void *ctx, l2cdb_error *err) {
     encode_request *r = ctx;
-    return r->term != NULL ? l2c_encode_term(db, v, r->term, r->out, err)
-                           : l2c_encode_texts(db, v, r->texts, r->n, r->out, NULL, err);
+    return r->term != NULL    ? l2c_encode_term(db, v, r->term, r->out, err)
+           : r->paths != NULL ? encode_images(db, v, r->paths, NULL, 0, r->n, r->out, err)
+                              : l2c_encode_texts(db, v, r->texts, r->n, r->out, NULL, err);
 }
 
 l2cdb_status l2cdb_encode(l2cdb *db, const l2cdb_term *term, float *out, l2cdb_error *err) {
@@ -248,6 +314,15 @@ l2cdb_status l2cdb_encode(l2cdb *db, const l2cdb_term *term, float *out, l2cdb_e
 l2cdb_status l2cdb_encode_texts(l2cdb *db, const char *const *texts, size_t n, float *out,
                                 l2cdb_error *err) {
     return with_view(db, encode_work, &(encode_request){ .texts = texts, .n = n, .out = out }, err);
+}
+
+l2cdb_status l2cdb_encode_images(l2cdb *db, const char *const *paths, size_t n, float *out,
+                                 l2cdb_error *err) {
+    if (n == 0) {
+        l2cdb_error_clear(err);
+        return L2CDB_OK;
+    }
+    return with_view(db, encode_work, &(encode_request){ .paths = paths, .n = n, .out = out }, err);
 }
 
 typedef struct tokenize_request {

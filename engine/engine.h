@@ -180,9 +180,6 @@ static inline l2c_kind l2c_target_kind(l2cdb_target t) {
  * gets the trunk's vectors too. Repeated texts come from the query cache when features is NULL. */
 l2cdb_status l2c_encode_texts(l2cdb *db, l2c_view *v, const char *const *texts, size_t n,
                               float *out, float *features, l2cdb_error *err);
-/* One photo's bytes → unit vector out f32 [width]. */
-l2cdb_status l2c_encode_image(l2cdb *db, l2c_view *v, const void *bytes, size_t size, float *out,
-                              l2cdb_error *err);
 /* Any term but its weight → unit vector out f32 [width]. Reads files for IMAGE_FILE. */
 l2cdb_status l2c_encode_term(l2cdb *db, l2c_view *v, const l2cdb_term *term, float *out,
                              l2cdb_error *err);

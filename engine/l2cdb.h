@@ -257,6 +257,10 @@ L2CDB_API l2cdb_status l2cdb_encode(l2cdb *db, const l2cdb_term *term, float *ou
 /* n texts in one pass, for callers that batch (the server). out f32 [n, width]. */
 L2CDB_API l2cdb_status l2cdb_encode_texts(l2cdb *db, const char *const *texts, size_t n, float *out,
                                           l2cdb_error *err);
+/* n photo files, decoded in all threads and encoded in batches; out f32 [n, width]. The first that
+ * cannot be read ends the call; the error names it. */
+L2CDB_API l2cdb_status l2cdb_encode_images(l2cdb *db, const char *const *paths, size_t n,
+                                           float *out, l2cdb_error *err);
 /* Token ids as the LLM sees them; tokenizer_path NULL uses the database's model and its template,
  * else a tokenizer.json is used raw. ids_max 0 with ids NULL asks for the count. `trusted` lets
  * special tokens in the text be special. */
