@@ -64,7 +64,7 @@ static l2c_precision multiplied_as(l2c_backend backend, l2c_precision precision)
     const l2c_cpu *cpu = l2c_cpu_get();
     bool widened = backend == L2C_BACKEND_OPENBLAS;
     if (backend == L2C_BACKEND_ONEDNN) {
-        widened = (precision == L2C_PRECISION_BF16 && !cpu->avx512) ||
+        widened = (precision == L2C_PRECISION_BF16 && !cpu->amx_bf16) ||
                   (precision == L2C_PRECISION_INT8 && !cpu->avx512_vnni);
     }
     return widened ? L2C_PRECISION_F32 : precision;
