@@ -499,7 +499,7 @@ static void photos_are_encoded_in_batches(void **state) {
     const char *list[N];
     for (unsigned i = 0; i < N; i++) {
         snprintf(names[i], sizeof names[i], "p%u.jpg", i);
-        snprintf(paths[i], sizeof paths[i], "%s/%s", dir, names[i]);
+        snprintf(paths[i], sizeof paths[i], "%s/p%u.jpg", dir, i);
         write_photo(names[i], i % 7);
         list[i] = paths[i];
     }
