@@ -30,16 +30,6 @@ void l2c_blocks_fini(l2c_blocks *b) {
     *b = (l2c_blocks){ 0 };
 }
 
-uint64_t l2c_blocks_bytes(const l2c_blocks *b) {
-    uint64_t bytes = b->params.used_bytes;
-    for (size_t i = 0; i < b->count; i++) {
-        const l2c_block *k = &b->items[i];
-        bytes += l2c_linear_bytes(k->qkv) + l2c_linear_bytes(k->proj) + l2c_linear_bytes(k->up) +
-                 l2c_linear_bytes(k->down);
-    }
-    return bytes;
-}
-
 void l2c_norm_row(const l2c_blocks *b, const l2c_norm *n, float *out, const float *x,
                   size_t width) {
     if (b->rms) {

@@ -53,7 +53,6 @@ typedef struct l2c_sequences {
 /* Zeroes, then allocates items. */
 l2cdb_status l2c_blocks_init(l2c_blocks *b, size_t count, l2cdb_error *err);
 void l2c_blocks_fini(l2c_blocks *b);
-uint64_t l2c_blocks_bytes(const l2c_blocks *b);
 
 /* x f32 [rows, width], in place; with keep_first, its first sum(keep_count) rows are the kept ones
  * in order afterwards and the rest is unspecified. Runs in the team of `ws`. E_NOMEM, E_INTERNAL.

@@ -4,7 +4,7 @@
  *   l2c_model_open(&m, &(l2c_model_options){ .path = NULL }, &err);      // the built-in l2c-mini
  *   float *features = …[n * info->text_width], *vectors = …[n * info->width];
  *   l2c_model_text_features(m, features, texts, n, 0, &err);
- *   l2c_heads_text(l2c_model_heads(m), vectors, features, n, &err);      // unit vectors
+ *   l2c_heads_text(l2c_model_get_heads(m), vectors, features, n, &err);  // unit vectors
  *
  * Every encoder is two halves. The *trunk* (frozen LLM, frozen vision tower) makes features; the
  * *heads* (text adapter, image projection, logit scale) make unit vectors from features. Features

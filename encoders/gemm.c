@@ -284,11 +284,6 @@ size_t l2c_linear_out(const l2c_linear *l) {
     return l->out;
 }
 
-size_t l2c_linear_bytes(const l2c_linear *l) {
-    return l->weights_bytes + (l->bias != NULL ? l->out * sizeof(float) : 0) +
-           (l->scale != NULL ? l->out * sizeof(float) : 0);
-}
-
 l2c_precision l2c_linear_precision(const l2c_linear *l) {
     return l->precision;
 }

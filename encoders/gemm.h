@@ -91,7 +91,6 @@ l2cdb_status l2c_linear_new(l2c_linear **out, const l2c_linear_part *parts, size
 void l2c_linear_free(l2c_linear *l);
 size_t l2c_linear_in(const l2c_linear *l);
 size_t l2c_linear_out(const l2c_linear *l);
-size_t l2c_linear_bytes(const l2c_linear *l); /* resident */
 /* What is multiplied in the end: f32 where OpenBLAS widened. */
 l2c_precision l2c_linear_precision(const l2c_linear *l);
 

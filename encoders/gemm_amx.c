@@ -84,15 +84,15 @@ static void pack_panel(l2c_linear *l, const l2c_source *source, size_t p, char *
 
 static l2cdb_status pack(l2c_linear *l, const l2c_source *source, l2cdb_error *err) {
     size_t panels = panels_count(l);
-    l->weights_bytes = panels * panel_bytes(l);
-    l->weights = l2c_alloc_weights(l->weights_bytes);
+    size_t bytes = panels * panel_bytes(l);
+    l->weights = l2c_alloc_weights(bytes);
     size_t threads = (size_t)omp_get_max_threads();
     char *rows = l2c_alloc_aligned(threads, panel_bytes(l));
     float *wide = l2c_alloc(threads * l->in, sizeof *wide);
     if (l->weights == NULL || rows == NULL || wide == NULL) {
         l2c_free(wide);
         l2c_free(rows);
-        return l2c_fail_nomem(err, l->weights_bytes);
+        return l2c_fail_nomem(err, bytes);
     }
 #pragma omp parallel for num_threads((int)threads)
     for (size_t p = 0; p < panels; p++) {

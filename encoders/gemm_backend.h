@@ -16,8 +16,7 @@ struct l2c_linear {
     float *bias;   /* [out], or NULL */
     float *scale;  /* [out], int8 only */
     void *weights; /* packed */
-    size_t weights_bytes;
-    void *layout; /* the backend's description of `weights`, may be NULL */
+    void *layout;  /* the backend's description of `weights`, may be NULL */
 };
 
 /* What a product may write. */
@@ -65,7 +64,7 @@ typedef struct l2c_gemm_backend {
     bool scales; /* int8 as well, scales included: y_type is never I32 */
     bool gates;  /* SWIGLU */
     size_t align_f32, align_bf16, align_int8; /* in_padded is a multiple of these */
-    /* Fills weights, weights_bytes and layout from rows got by l2c_source_row or, all at once, by
+    /* Fills weights and layout from rows got by l2c_source_row or, all at once, by
      * l2c_source_dense. */
     l2cdb_status (*pack)(l2c_linear *l, const struct l2c_source *source, l2cdb_error *err);
     void (*unpack_free)(l2c_linear *l);

@@ -11,9 +11,10 @@ static size_t item_bytes(l2c_precision precision) {
 }
 
 static l2cdb_status pack(l2c_linear *l, const l2c_source *source, l2cdb_error *err) {
-    l->weights_bytes = l->out * l->in_padded * item_bytes(l->precision);
     l->weights = l2c_source_dense(l, source);
-    return l->weights != NULL ? L2CDB_OK : l2c_fail_nomem(err, l->weights_bytes);
+    return l->weights != NULL
+               ? L2CDB_OK
+               : l2c_fail_nomem(err, l->out * l->in_padded * item_bytes(l->precision));
 }
 
 static void unpack_free(l2c_linear *l) {

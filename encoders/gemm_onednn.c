@@ -343,14 +343,14 @@ static l2cdb_status pack(l2c_linear *l, const l2c_source *source, l2cdb_error *e
     if (rc != dnnl_success) {
         return failed(rc, "choosing a layout for weights", err);
     }
-    l->weights_bytes = dnnl_memory_desc_get_size(&at->w);
+    size_t bytes = dnnl_memory_desc_get_size(&at->w);
     void *dense = l2c_source_dense(l, source);
-    l->weights = l2c_alloc_weights(l->weights_bytes);
+    l->weights = l2c_alloc_weights(bytes);
     bool int8 = l->precision == L2C_PRECISION_INT8;
     at->unshift = int8 ? l2c_alloc(l->out, sizeof *at->unshift) : NULL;
     if (dense == NULL || l->weights == NULL || (int8 && at->unshift == NULL)) {
         l2c_free(dense);
-        return l2c_fail_nomem(err, l->weights_bytes);
+        return l2c_fail_nomem(err, bytes);
     }
     for (size_t o = 0; int8 && o < l->out; o++) {
         at->unshift[o] = -SHIFT * sum_of((const int8_t *)dense + o * l->in_padded, l->in);

@@ -105,9 +105,8 @@ int l2c_openblas_threads(int threads) {
 }
 
 static l2cdb_status pack(l2c_linear *l, const l2c_source *source, l2cdb_error *err) {
-    l->weights_bytes = l->out * l->in * sizeof(float);
     l->weights = l2c_source_dense(l, source);
-    return l->weights != NULL ? L2CDB_OK : l2c_fail_nomem(err, l->weights_bytes);
+    return l->weights != NULL ? L2CDB_OK : l2c_fail_nomem(err, l->out * l->in * sizeof(float));
 }
 
 static void unpack_free(l2c_linear *l) {

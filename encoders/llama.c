@@ -71,10 +71,6 @@ void l2c_llama_fini(l2c_llama *m) {
     *m = (l2c_llama){ 0 };
 }
 
-uint64_t l2c_llama_bytes(const l2c_llama *m) {
-    return l2c_blocks_bytes(&m->blocks) + m->embeddings->bytes;
-}
-
 static l2cdb_status look_up(const l2c_llama *m, float *x, const int32_t *ids, size_t count,
                             l2cdb_error *err) {
     size_t d = m->config.width;

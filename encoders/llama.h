@@ -18,7 +18,6 @@ typedef struct l2c_llama {
 l2cdb_status l2c_llama_init(l2c_llama *m, const l2c_llm_config *c, const l2c_tensors *set,
                             size_t tokens_max, l2c_precision precision, l2cdb_error *err);
 void l2c_llama_fini(l2c_llama *m);
-uint64_t l2c_llama_bytes(const l2c_llama *m);
 
 /* n texts, concatenated: ids int32 [offset[n]], offset [n+1], pooled [n] (≥ 1: the last that many
  * ids of each text are averaged) → out f32 [n, d]. Memory grows with offset[n]: the caller cuts.

@@ -47,15 +47,6 @@ void l2c_tower_fini(l2c_tower *t) {
     *t = (l2c_tower){ 0 };
 }
 
-uint64_t l2c_tower_bytes(const l2c_tower *t) {
-    uint64_t bytes = l2c_blocks_bytes(&t->blocks) + l2c_linear_bytes(t->patches);
-    if (t->pool_kv != NULL) {
-        bytes += l2c_linear_bytes(t->pool_kv) + l2c_linear_bytes(t->pool_proj) +
-                 l2c_linear_bytes(t->pool_up) + l2c_linear_bytes(t->pool_down);
-    }
-    return bytes;
-}
-
 typedef struct patching {
     const l2c_tower *t;
     const float *pixels;

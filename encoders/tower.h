@@ -27,7 +27,6 @@ typedef struct l2c_tower {
 l2cdb_status l2c_tower_init(l2c_tower *t, const l2c_vision_config *c, const l2c_tensors *set,
                             l2c_precision precision, l2cdb_error *err);
 void l2c_tower_fini(l2c_tower *t);
-uint64_t l2c_tower_bytes(const l2c_tower *t);
 
 /* pixels f32 [n,3,S,S] → out f32 [n,W]. Memory grows with n: the caller cuts the batch. */
 l2cdb_status l2c_tower_features(const l2c_tower *t, float *out, const float *pixels, size_t n,

@@ -61,8 +61,6 @@ void l2c_store_guest_close(l2c_store_guest *g);
 
 /* The last committed change number, seen across processes; cheap enough for every query. */
 l2cdb_status l2c_store_change(l2c_store *s, int64_t *change, l2cdb_error *err);
-/* The highest number the open transaction has given to a row (its own, if it has written any). */
-int64_t l2c_store_change_pending(const l2c_store *s);
 
 /* Settings by name ("exif_rotate", "model_path", "width", …). get: *out is NULL when unset; freed
  * with l2c_free. */

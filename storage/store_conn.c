@@ -441,10 +441,6 @@ void l2c_store_guest_close(l2c_store_guest *g) {
     }
 }
 
-int64_t l2c_store_change_pending(const l2c_store *s) {
-    return s->change;
-}
-
 int64_t l2c_write_change(l2c_store *s) {
     if (s->change_rows == L2C_CHANGE_ROWS) {
         s->change++;

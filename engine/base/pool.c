@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdbool.h>
 
 #include "engine/base/mem.h"
 
@@ -105,29 +106,15 @@ void l2c_pool_free(l2c_pool *p) {
     l2c_free(p);
 }
 
-static void push(l2c_pool *p, l2c_job_fn fn, void *ctx) {
-    p->ring[(p->first + p->queued) % p->ring_size] = (job){ .fn = fn, .ctx = ctx };
-    p->queued++;
-    pthread_cond_signal(&p->has_job);
-}
-
 void l2c_pool_submit(l2c_pool *p, l2c_job_fn fn, void *ctx) {
     pthread_mutex_lock(&p->lock);
     while (p->queued == p->ring_size) {
         pthread_cond_wait(&p->has_room, &p->lock);
     }
-    push(p, fn, ctx);
+    p->ring[(p->first + p->queued) % p->ring_size] = (job){ .fn = fn, .ctx = ctx };
+    p->queued++;
+    pthread_cond_signal(&p->has_job);
     pthread_mutex_unlock(&p->lock);
-}
-
-bool l2c_pool_try_submit(l2c_pool *p, l2c_job_fn fn, void *ctx) {
-    pthread_mutex_lock(&p->lock);
-    bool room = p->queued < p->ring_size;
-    if (room) {
-        push(p, fn, ctx);
-    }
-    pthread_mutex_unlock(&p->lock);
-    return room;
 }
 
 void l2c_pool_drain(l2c_pool *p) {

@@ -5,7 +5,6 @@
 #ifndef L2C_POOL_H
 #define L2C_POOL_H
 
-#include <stdbool.h>
 #include <stddef.h>
 
 #include "engine/base/status.h"
@@ -20,8 +19,6 @@ void l2c_pool_free(l2c_pool *p);
 
 /* Queues fn(ctx); waits while the queue is full. Any thread but a worker of this pool. */
 void l2c_pool_submit(l2c_pool *p, l2c_job_fn fn, void *ctx);
-/* The same, but false at once if the queue is full. */
-bool l2c_pool_try_submit(l2c_pool *p, l2c_job_fn fn, void *ctx);
 /* Waits until no job is queued or running. */
 void l2c_pool_drain(l2c_pool *p);
 
