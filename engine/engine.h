@@ -27,6 +27,7 @@
 #include <stdatomic.h>
 
 #include "encoders/encoders.h"
+#include "engine/base/clock.h"
 #include "engine/base/flag.h"
 #include "engine/base/mem.h"
 #include "engine/l2cdb.h"
@@ -241,8 +242,6 @@ void l2c_meter_start(l2c_meter *m, l2cdb_progress_fn fn, void *ctx, const char *
                      uint64_t total);
 /* Calls fn at most 20 times a second, and always when done equals total. False: cancel. */
 bool l2c_meter_tick(l2c_meter *m, uint64_t done, const char *detail);
-/* Monotonic seconds. */
-double l2c_now(void);
 
 /* ---- SQL (engine/sql_filter.c) --------------------------------------------------------------- */
 

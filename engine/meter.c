@@ -1,18 +1,10 @@
 /* Progress: the rate over the last few seconds and the time left, told often enough for a person
  * and seldom enough to cost nothing. */
-#include <time.h>
-
 #include "engine/engine.h"
 
 #define PAST_MAX (sizeof(((l2c_meter *)NULL)->past) / sizeof(((l2c_meter *)NULL)->past[0]))
 #define PAST_STEP_S 0.5
 #define SHOWN_STEP_S 0.05
-
-double l2c_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 void l2c_meter_start(l2c_meter *m, l2cdb_progress_fn fn, void *ctx, const char *phase,
                      uint64_t total) {

@@ -15,9 +15,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/file.h"
 #include "engine/base/log.h"
 #include "engine/base/vec.h"
@@ -322,12 +322,6 @@ void l2c_index_close(l2c_index *ix) {
     l2c_free(ix);
 }
 
-static double now_s(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 /* Replaces the base by `base` and brings what came during its build into new fresh rows. */
 static l2cdb_status swap_in(l2c_index *ix, l2c_segment *base, const char *why, l2cdb_error *err) {
     l2c_snapshot old = ix->now;
@@ -403,7 +397,7 @@ static l2cdb_status tune(l2c_index *ix, l2c_segment *base, l2c_segment_meta *met
 
 static l2cdb_status build(l2c_index *ix, const l2c_index_params *wanted,
                           l2c_index_progress_fn progress, void *ctx, l2cdb_error *err) {
-    double start_s = now_s();
+    double start_s = l2c_now();
     l2c_segment_meta meta = { .generation = ix->config.generation, .recall = -1 };
     l2c_segment_draft d;
     l2c_segment *base = NULL;
@@ -418,7 +412,7 @@ static l2cdb_status build(l2c_index *ix, const l2c_index_params *wanted,
             rc = l2c_ann_build(&d.segment->ann, d.segment->vectors, d.segment->count,
                                ix->config.width, &meta.params, progress, ctx, err);
         }
-        meta.build_s = now_s() - start_s;
+        meta.build_s = l2c_now() - start_s;
         if (rc == L2CDB_OK) {
             rc = tune(ix, d.segment, &meta, progress, ctx, err);
         }

@@ -6,8 +6,8 @@
 #include "index/recall.h"
 
 #include <string.h>
-#include <time.h>
 
+#include "engine/base/clock.h"
 #include "index/exact.h"
 #include "index/kernels.h"
 #include "index/probe.h"
@@ -24,12 +24,6 @@ typedef struct trial {
     l2c_index_progress_fn progress;
     void *ctx;
 } trial;
-
-static double now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
 
 static uint64_t next_random(uint64_t *seed) {
     uint64_t z = (*seed += 0x9E3779B97F4A7C15u); // splitmix64, public domain, S. Vigna
@@ -115,7 +109,7 @@ static l2cdb_status overlap(trial *t, const float *queries, size_t breadth, doub
     l2c_hit *hits = l2c_alloc(t->k + 1, sizeof *hits);
     l2c_search_params params = { .ef_search = breadth, .nprobe = breadth };
     size_t right = 0, all = 0;
-    double start = now_ms();
+    double start = l2c_now();
     l2cdb_status rc = hits == NULL ? l2c_fail_nomem(err, (t->k + 1) * sizeof *hits) : L2CDB_OK;
     for (size_t s = 0; rc == L2CDB_OK && s < t->samples; s++) {
         l2c_probe p;
@@ -130,7 +124,7 @@ static l2cdb_status overlap(trial *t, const float *queries, size_t breadth, doub
         }
         all += t->found[s];
     }
-    *ms = t->samples > 0 ? (now_ms() - start) / (double)t->samples : 0;
+    *ms = t->samples > 0 ? 1e3 * (l2c_now() - start) / (double)t->samples : 0;
     *recall = all > 0 ? (double)right / (double)all : 1;
     l2c_free(hits);
     return rc;
@@ -205,9 +199,9 @@ l2cdb_status l2c_recall_measure(l2c_recall_result *out, const l2c_snapshot *snap
         }
     }
     if (rc == L2CDB_OK) {
-        double start = now_ms();
+        double start = l2c_now();
         rc = find_truth(&t, queries, err);
-        out->exact_ms = t.samples > 0 ? (now_ms() - start) / (double)t.samples : 0;
+        out->exact_ms = t.samples > 0 ? 1e3 * (l2c_now() - start) / (double)t.samples : 0;
     }
     if (rc == L2CDB_OK && target > 0) {
         rc = look_for(&t, queries, target, out, err);

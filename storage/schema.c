@@ -4,6 +4,8 @@
 
 #include <stdio.h>
 
+#include "engine/base/clock.h"
+
 #define APPLICATION_ID 0x6C326362 /* "l2cb" */
 
 /* Entry v leads from version v to version v + 1; each runs in one transaction with the new number.
@@ -127,6 +129,21 @@ static l2cdb_status judge(const char *path, int application, int version, int ta
     return L2CDB_OK;
 }
 
+/* SQLite's own wait for locks does not hold for this change: it begins as a reader, and of two
+ * readers that both want to write one must give up at once. So it is tried again until busy_ms. */
+static l2cdb_status use_log(l2c_store_conn *c, uint32_t busy_ms, l2cdb_error *err) {
+    double end = l2c_now() + busy_ms / 1000.0;
+    l2cdb_status rc;
+    while ((rc = l2c_store_conn_exec(c, "PRAGMA journal_mode=WAL", err)) == L2CDB_E_BUSY &&
+           l2c_now() < end) {
+        sqlite3_sleep(2);
+    }
+    if (rc == L2CDB_OK) {
+        l2cdb_error_clear(err);
+    }
+    return rc;
+}
+
 static l2cdb_status migrate(l2c_store_conn *c, const char *path, l2cdb_error *err) {
     l2cdb_status rc = l2c_store_conn_exec(c, "BEGIN IMMEDIATE", err);
     if (rc != L2CDB_OK) {
@@ -154,9 +171,14 @@ static l2cdb_status migrate(l2c_store_conn *c, const char *path, l2cdb_error *er
 }
 
 l2cdb_status l2c_schema_prepare(l2c_store_conn *c, const char *path, bool read_only,
-                                l2cdb_error *err) {
+                                uint32_t busy_ms, l2cdb_error *err) {
     int application = 0, version = 0, tables = 0;
-    l2cdb_status rc = look(c, &application, &version, &tables, err);
+    // In one transaction: another process may be making the tables right now.
+    l2cdb_status rc = l2c_store_conn_exec(c, "BEGIN", err);
+    if (rc == L2CDB_OK) {
+        rc = look(c, &application, &version, &tables, err);
+        sqlite3_exec(c->db, "COMMIT", NULL, NULL, NULL);
+    }
     if (rc == L2CDB_OK) {
         rc = judge(path, application, version, tables, err);
     }
@@ -177,7 +199,7 @@ l2cdb_status l2c_schema_prepare(l2c_store_conn *c, const char *path, bool read_o
         rc = l2c_store_conn_exec(c, "PRAGMA page_size=16384", err);
     }
     if (rc == L2CDB_OK) {
-        rc = l2c_store_conn_exec(c, "PRAGMA journal_mode=WAL", err);
+        rc = use_log(c, busy_ms, err);
     }
     if (rc == L2CDB_OK && version < VERSION_KNOWN) {
         rc = migrate(c, path, err);

@@ -38,14 +38,14 @@ static l2cdb_status open_connections(l2c_store *s, l2cdb_error *err) {
     if (!o->read_only) {
         rc = l2c_store_conn_open(&s->writer, s->path, false, o->create, o->busy_ms, err);
         if (rc == L2CDB_OK) {
-            rc = l2c_schema_prepare(s->writer, s->path, false, err);
+            rc = l2c_schema_prepare(s->writer, s->path, false, o->busy_ms, err);
         }
     }
     if (rc == L2CDB_OK) {
         rc = l2c_store_conn_open(&s->probe, s->path, true, false, o->busy_ms, err);
     }
     if (rc == L2CDB_OK && o->read_only) {
-        rc = l2c_schema_prepare(s->probe, s->path, true, err);
+        rc = l2c_schema_prepare(s->probe, s->path, true, o->busy_ms, err);
     }
     return rc;
 }

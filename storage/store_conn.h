@@ -119,9 +119,10 @@ static inline int64_t l2c_key_item(int64_t key) {
 l2cdb_status l2c_vectors_forget(l2c_store *s, l2c_store_conn *c, l2c_kind kind, int64_t item_id,
                                 l2cdb_error *err);
 
-/* Brings the schema of an open connection to the present version, or refuses. */
+/* Brings the schema of an open connection to the present version, or refuses. Other processes may
+ * do the same at the same moment; it waits busy_ms for them. */
 l2cdb_status l2c_schema_prepare(l2c_store_conn *c, const char *path, bool read_only,
-                                l2cdb_error *err);
+                                uint32_t busy_ms, l2cdb_error *err);
 
 /* Binding and reading that every file needs. NULL strings bind NULL. */
 void l2c_bind_text(sqlite3_stmt *stmt, int i, const char *text);

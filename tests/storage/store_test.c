@@ -409,6 +409,38 @@ static void full_disks_are_told(void **state) {
     forget(path);
 }
 
+/* Broken: of several processes that make the database at the same moment one is told that it is
+ * busy, or that the file is another program's. */
+static void processes_make_it_together(void **state) {
+    (void)state;
+    char *path = fresh_path("x.l2cdb");
+    for (int round = 0; round < 25; round++) {
+        int gate[2];
+        assert_int_equal(pipe(gate), 0);
+        pid_t children[4];
+        for (int p = 0; p < 4; p++) {
+            children[p] = fork();
+            if (children[p] == 0) {
+                char byte;
+                close(gate[1]);
+                assert_int_equal(read(gate[0], &byte, 1), 0); // all start when the gate closes
+                l2c_store *s = open_at(path);
+                l2c_store_close(s);
+                _exit(0);
+            }
+        }
+        close(gate[0]);
+        close(gate[1]);
+        for (int p = 0; p < 4; p++) {
+            int status;
+            waitpid(children[p], &status, 0);
+            assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        }
+        assert_int_equal(unlink(path), 0);
+    }
+    forget(path);
+}
+
 /* Broken: two processes that write at the same time lose rows or fail. */
 static void processes_share_the_file(void **state) {
     (void)state;
@@ -607,6 +639,7 @@ int main(void) {
         cmocka_unit_test(replay_gives_the_same_rows),
         cmocka_unit_test(kills_lose_nothing),
         cmocka_unit_test(full_disks_are_told),
+        cmocka_unit_test(processes_make_it_together),
         cmocka_unit_test(processes_share_the_file),
         cmocka_unit_test(vacuum_erases),
         cmocka_unit_test(backups_are_of_one_moment),
