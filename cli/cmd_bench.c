@@ -57,11 +57,11 @@ static int bench_texts(l2cdb *db, figures *f) {
         return l2c_session_error(NULL, "out of memory");
     }
     double start = now_s();
-    l2cdb_status rc = l2cdb_encode_texts(db, pointers, TEXTS, out, &err);
+    l2cdb_status rc = l2cdb_encode_texts(db, pointers, TEXTS, out, width, NULL, &err);
     f->texts_per_s = TEXTS / (now_s() - start);
     start = now_s();
     for (size_t i = 0; i < QUERIES && rc == L2CDB_OK; i++) {
-        rc = l2cdb_encode_texts(db, pointers + TEXTS + i, 1, out, &err);
+        rc = l2cdb_encode_texts(db, pointers + TEXTS + i, 1, out, width, NULL, &err);
     }
     f->text_ms = (now_s() - start) * 1000 / QUERIES;
     free(out);

@@ -44,8 +44,8 @@ static int encode_all(l2cdb *db, float *vectors, size_t width, const char *const
             n++;
         }
         float *out = vectors + i * width;
-        l2cdb_status rc = image ? l2cdb_encode_images(db, inputs + i, n, out, &err)
-                                : l2cdb_encode_texts(db, inputs + i, n, out, &err);
+        l2cdb_status rc = image ? l2cdb_encode_images(db, inputs + i, n, out, width, &err)
+                                : l2cdb_encode_texts(db, inputs + i, n, out, width, NULL, &err);
         if (rc != L2CDB_OK) {
             return l2c_session_fail(&err);
         }

@@ -7,9 +7,9 @@
 #include "engine/base/pool.h"
 #include "engine/base/utf8.h"
 #include "engine/base/vec.h"
+#include "engine/photo.h"
 #include "engine/query_cache.h"
 
-#define IMAGE_BYTES_MAX (UINT64_C(512) << 20)
 #define IMAGE_BATCH 32
 
 unsigned l2c_db_decode_flags(const l2cdb *db) {
@@ -119,7 +119,7 @@ static void prepare_picture(void *ctx) {
     l2c_buf_init(&file);
     p->rc = L2CDB_OK;
     if (p->path != NULL) {
-        p->rc = l2c_file_read(&file, p->path, IMAGE_BYTES_MAX, &p->error);
+        p->rc = l2c_file_read(&file, p->path, L2C_PHOTO_BYTES_MAX, &p->error);
         p->bytes = file.data;
         p->size = file.size;
     }
@@ -298,31 +298,52 @@ typedef struct encode_request {
     const char *const *texts, *const *paths;
     size_t n;
     float *out;
+    size_t width;
+    int64_t generation;
 } encode_request;
 
 static l2cdb_status encode_work(l2cdb *db, l2c_view *v, void *ctx, l2cdb_error *err) {
     encode_request *r = ctx;
+    size_t width;
+    l2cdb_status rc = l2c_view_width(db, v, &width, err);
+    if (rc == L2CDB_OK && width != r->width) {
+        l2c_fail(err, L2CDB_E_MISMATCH, "vectors have %zu values now, there is room for %zu", width,
+                 r->width);
+        rc = l2c_hint(err, "the database has changed over to another model: try again");
+    }
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    r->generation = v->generation.id;
     return r->term != NULL    ? l2c_encode_term(db, v, r->term, r->out, err)
            : r->paths != NULL ? encode_images(db, v, r->paths, NULL, 0, r->n, r->out, err)
                               : l2c_encode_texts(db, v, r->texts, r->n, r->out, NULL, err);
 }
 
-l2cdb_status l2cdb_encode(l2cdb *db, const l2cdb_term *term, float *out, l2cdb_error *err) {
-    return with_view(db, encode_work, &(encode_request){ .term = term, .out = out }, err);
+l2cdb_status l2cdb_encode(l2cdb *db, const l2cdb_term *term, float *out, size_t width,
+                          l2cdb_error *err) {
+    encode_request r = { .term = term, .out = out, .width = width };
+    return with_view(db, encode_work, &r, err);
 }
 
 l2cdb_status l2cdb_encode_texts(l2cdb *db, const char *const *texts, size_t n, float *out,
-                                l2cdb_error *err) {
-    return with_view(db, encode_work, &(encode_request){ .texts = texts, .n = n, .out = out }, err);
+                                size_t width, int64_t *generation, l2cdb_error *err) {
+    encode_request r = { .texts = texts, .n = n, .out = out, .width = width };
+    l2cdb_status rc = with_view(db, encode_work, &r, err);
+    if (generation != NULL) {
+        *generation = r.generation;
+    }
+    return rc;
 }
 
 l2cdb_status l2cdb_encode_images(l2cdb *db, const char *const *paths, size_t n, float *out,
-                                 l2cdb_error *err) {
+                                 size_t width, l2cdb_error *err) {
     if (n == 0) {
         l2cdb_error_clear(err);
         return L2CDB_OK;
     }
-    return with_view(db, encode_work, &(encode_request){ .paths = paths, .n = n, .out = out }, err);
+    encode_request r = { .paths = paths, .n = n, .out = out, .width = width };
+    return with_view(db, encode_work, &r, err);
 }
 
 typedef struct tokenize_request {

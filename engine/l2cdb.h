@@ -251,16 +251,18 @@ L2CDB_API void l2cdb_results_free(l2cdb_results *r);
 /* Width of the joint space of the active generation (loads the model only if the database is new).
  */
 L2CDB_API l2cdb_status l2cdb_width(l2cdb *db, size_t *width, l2cdb_error *err);
-/* One term → unit vector f32 [width]. Repeated texts come from a cache. */
-L2CDB_API l2cdb_status l2cdb_encode(l2cdb *db, const l2cdb_term *term, float *out,
+/* One term → unit vector f32 [width]. Repeated texts come from a cache. In all three, `width` is
+ * what l2cdb_width gave, and E_MISMATCH says that the active generation has another by now. */
+L2CDB_API l2cdb_status l2cdb_encode(l2cdb *db, const l2cdb_term *term, float *out, size_t width,
                                     l2cdb_error *err);
-/* n texts in one pass, for callers that batch (the server). out f32 [n, width]. */
+/* n texts in one pass, for callers that batch (the server). out f32 [n, width]; *generation (may be
+ * NULL) is the one they belong to, as l2cdb_results_timings names the one that was searched. */
 L2CDB_API l2cdb_status l2cdb_encode_texts(l2cdb *db, const char *const *texts, size_t n, float *out,
-                                          l2cdb_error *err);
+                                          size_t width, int64_t *generation, l2cdb_error *err);
 /* n photo files, decoded in all threads and encoded in batches; out f32 [n, width]. The first that
  * cannot be read ends the call; the error names it. */
 L2CDB_API l2cdb_status l2cdb_encode_images(l2cdb *db, const char *const *paths, size_t n,
-                                           float *out, l2cdb_error *err);
+                                           float *out, size_t width, l2cdb_error *err);
 /* Token ids as the LLM sees them; tokenizer_path NULL uses the database's model and its template,
  * else a tokenizer.json is used raw. ids_max 0 with ids NULL asks for the count. `trusted` lets
  * special tokens in the text be special. */

@@ -4,9 +4,9 @@
  * While a pass runs, what arrives waits and makes the next one. Waiting on purpose (batch_wait_ms)
  * happens only when the last pass had company, so a single client never pays for it.
  *
- * A vector belongs to the generation that was active when it was encoded. The search that follows
- * says which generation it read; op_search.c compares it with `generation` as it was before the
- * encoding, and when they differ lets the engine encode anew under its own lock. */
+ * A vector belongs to the generation that was active when it was encoded, and the search that
+ * follows may read another. Both say which; op_search.c compares them, and when they differ lets
+ * the engine encode and search in one call. */
 #include "cli/serve/server.h"
 
 #include <stdlib.h>
@@ -63,7 +63,8 @@ static size_t find_text(const char **texts, size_t n, const char *text) {
 static void encode_alone(server *srv, request *r) {
     l2cdb_error err;
     l2cdb_error_clear(&err);
-    if (l2cdb_encode_texts(srv->db, r->texts, r->texts_count, r->vectors, &err) != L2CDB_OK) {
+    if (l2cdb_encode_texts(srv->db, r->texts, r->texts_count, r->vectors, r->width, &r->generation,
+                           &err) != L2CDB_OK) {
         r->error = err;
     }
 }
@@ -84,9 +85,12 @@ static bool encode_together(server *srv, request *first, size_t texts) {
             at++;
         }
     }
-    good = good && l2cdb_encode_texts(srv->db, list, distinct, vectors, NULL) == L2CDB_OK;
+    int64_t generation;
+    good = good && l2cdb_encode_texts(srv->db, list, distinct, vectors, width, &generation, NULL) ==
+                       L2CDB_OK;
     at = 0;
     for (request *r = first; good && r != NULL; r = r->queue_next) {
+        r->generation = generation;
         for (size_t i = 0; i < r->texts_count; i++) {
             memcpy(r->vectors + i * width, vectors + place[at++] * width, width * sizeof *vectors);
         }

@@ -14,7 +14,6 @@ typedef struct search_state {
     size_t owned_count;
     float *vectors; /* of the texts */
     bool encoded;
-    int64_t generation; /* before the texts were encoded; 0: unknown */
     l2cdb_query query;
     bool vectors_base64;
 } search_state;
@@ -282,7 +281,6 @@ static bool batch_texts(request *r, search_state *s, size_t width) {
     if (s->vectors == NULL) {
         return false;
     }
-    s->generation = atomic_load(&r->srv->batcher.generation);
     r->texts = s->texts;
     r->texts_count = s->texts_count;
     r->vectors = s->vectors;
@@ -302,18 +300,17 @@ static void set_texts(search_state *s, bool vectors, size_t width) {
 
 static void search(request *r, search_state *s, size_t width) {
     l2cdb_results *results = NULL;
-    if (!l2c_request_ok(r, l2cdb_search(r->srv->db, &s->query, &results, &r->error))) {
-        return;
-    }
-    int64_t generation = l2cdb_results_timings(results)->generation;
-    atomic_store(&r->srv->batcher.generation, generation);
-    if (s->encoded && generation != s->generation) {
-        l2cdb_results_free(results); // the texts may belong to another generation
+    l2cdb_status rc = l2cdb_search(r->srv->db, &s->query, &results, &r->error);
+    if (s->encoded &&
+        (rc == L2CDB_E_MISMATCH ||
+         (rc == L2CDB_OK && l2cdb_results_timings(results)->generation != r->generation))) {
+        l2cdb_results_free(results); // the texts' vectors belong to another generation
         results = NULL;
         set_texts(s, false, width);
-        if (!l2c_request_ok(r, l2cdb_search(r->srv->db, &s->query, &results, &r->error))) {
-            return;
-        }
+        rc = l2cdb_search(r->srv->db, &s->query, &results, &r->error);
+    }
+    if (!l2c_request_ok(r, rc)) {
+        return;
     }
     put_results(r, s, results, width);
     l2cdb_results_free(results);
@@ -432,7 +429,7 @@ static verdict run_encode(request *r) {
         return VERDICT_ENCODE;
     }
     uint64_t started = uv_hrtime();
-    if (l2c_request_ok(r, l2cdb_encode(r->srv->db, &s->terms[0], s->vectors, &r->error))) {
+    if (l2c_request_ok(r, l2cdb_encode(r->srv->db, &s->terms[0], s->vectors, width, &r->error))) {
         r->encode_ms = (double)(uv_hrtime() - started) / 1e6;
         put_vectors(r, s->vectors, 1, width);
     }

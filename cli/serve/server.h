@@ -137,6 +137,7 @@ struct request {
     size_t texts_count;
     float *vectors;
     size_t width;
+    int64_t generation; /* of the vectors, once they are made */
     uint64_t encode_started;
 
     uint64_t started, queued; /* uv_hrtime */
@@ -319,7 +320,6 @@ typedef struct batcher {
     uint64_t wait_ns;
     size_t count_last;
     atomic_ullong passes, texts;
-    atomic_llong generation; /* the one the last search answered from; 0: none yet */
 } batcher;
 
 bool l2c_batcher_init(server *srv);

@@ -507,19 +507,29 @@ static void photos_are_encoded_in_batches(void **state) {
     size_t width;
     assert_ok(l2cdb_width(db, &width, &e), &e);
     float *all = calloc(N * width, sizeof *all), *one = calloc(width, sizeof *one);
-    assert_ok(l2cdb_encode_images(db, list, N, all, &e), &e);
+    assert_ok(l2cdb_encode_images(db, list, N, all, width, &e), &e);
     for (unsigned i = 0; i < N; i++) {
         l2cdb_term t = { .kind = L2CDB_TERM_IMAGE_FILE, .text = list[i], .weight = 1 };
-        assert_ok(l2cdb_encode(db, &t, one, &e), &e);
+        assert_ok(l2cdb_encode(db, &t, one, width, &e), &e);
         double dot = 0;
         for (size_t k = 0; k < width; k++) {
             dot += (double)one[k] * (double)all[i * width + k];
         }
         assert_true(dot > 0.9999);
     }
-    assert_ok(l2cdb_encode_images(db, list, 0, all, &e), &e);
+    assert_ok(l2cdb_encode_images(db, list, 0, all, width, &e), &e);
+    // Room for another width, as after a change of models, is not written to.
+    l2cdb_term t = { .kind = L2CDB_TERM_IMAGE_FILE, .text = list[0], .weight = 1 };
+    const char *text = "a boat";
+    assert_int_equal(l2cdb_encode(db, &t, one, width - 1, &e), L2CDB_E_MISMATCH);
+    assert_int_equal(l2cdb_encode_images(db, list, N, all, width - 1, &e), L2CDB_E_MISMATCH);
+    assert_int_equal(l2cdb_encode_texts(db, &text, 1, one, width - 1, NULL, &e), L2CDB_E_MISMATCH);
+    assert_non_null(strstr(e.message, "values now"));
+    int64_t generation = -1;
+    assert_ok(l2cdb_encode_texts(db, &text, 1, one, width, &generation, &e), &e);
+    assert_int_equal(generation, 0); // nothing was ingested: there is no generation yet
     write_text("p33.jpg", "not a photo");
-    assert_int_not_equal(l2cdb_encode_images(db, list, N, all, &e), L2CDB_OK);
+    assert_int_not_equal(l2cdb_encode_images(db, list, N, all, width, &e), L2CDB_OK);
     assert_non_null(strstr(e.message, "p33.jpg"));
     free(all);
     free(one);

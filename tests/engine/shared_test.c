@@ -14,7 +14,7 @@ static void a_program_can_use_it(void **state) {
     assert_int_equal(l2cdb_width(db, &width, &e), L2CDB_OK);
     float *v = malloc(2 * width * sizeof *v), dot = 0;
     const char *texts[] = { "a dog on the beach", "ein Hund am Strand" };
-    assert_int_equal(l2cdb_encode_texts(db, texts, 2, v, &e), L2CDB_OK);
+    assert_int_equal(l2cdb_encode_texts(db, texts, 2, v, width, NULL, &e), L2CDB_OK);
     for (size_t i = 0; i < width; i++) {
         dot += v[i] * v[width + i];
     }

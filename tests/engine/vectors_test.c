@@ -361,7 +361,7 @@ static void wrong_files_are_refused(void **state) {
     assert_non_null(strstr(e.message, "row 1 is zero"));
     l2cdb_term text = { .kind = L2CDB_TERM_TEXT, .text = "boat", .weight = 1 };
     float out[WIDTH];
-    assert_int_equal(l2cdb_encode(db, &text, out, &e), L2CDB_E_UNSUPPORTED);
+    assert_int_equal(l2cdb_encode(db, &text, out, WIDTH, &e), L2CDB_E_UNSUPPORTED);
     l2cdb_close(db);
 }
 

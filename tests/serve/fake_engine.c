@@ -230,14 +230,18 @@ l2cdb_status l2cdb_width(l2cdb *db, size_t *width, l2cdb_error *err) {
     return L2CDB_OK;
 }
 
-l2cdb_status l2cdb_encode(l2cdb *db, const l2cdb_term *term, float *out, l2cdb_error *err) {
+l2cdb_status l2cdb_encode(l2cdb *db, const l2cdb_term *term, float *out, size_t width,
+                          l2cdb_error *err) {
+    (void)width;
     l2cdb_query q = { .terms = term, .terms_count = 1 };
     embed(term->text != NULL ? term->text : "picture", out);
     return check_terms(db, &q, err);
 }
 
+/* "switched" is encoded by a generation that is not the active one when it is searched. */
 l2cdb_status l2cdb_encode_texts(l2cdb *db, const char *const *texts, size_t n, float *out,
-                                l2cdb_error *err) {
+                                size_t width, int64_t *generation, l2cdb_error *err) {
+    int64_t made_by = atomic_load(&db->generation);
     wait_ms(number("FAKE_ENCODE_MS"));
     atomic_fetch_add(&db->passes, 1);
     for (size_t i = 0; i < n; i++) {
@@ -245,7 +249,14 @@ l2cdb_status l2cdb_encode_texts(l2cdb *db, const char *const *texts, size_t n, f
             fail(err, L2CDB_E_INVALID, "this text cannot be encoded");
             return L2CDB_E_INVALID;
         }
-        embed(texts[i], out + i * WIDTH);
+        embed(texts[i], out + i * width);
+        if (strcmp(texts[i], "switched") == 0) {
+            memset(out + i * width, 0, width * sizeof *out);
+            made_by++;
+        }
+    }
+    if (generation != NULL) {
+        *generation = made_by;
     }
     return L2CDB_OK;
 }

@@ -51,6 +51,11 @@ class Http(unittest.TestCase):
                             {'vector': v, 'k': 1, 'include_vector': 'base64'})[1]
         self.assertEqual(reply['results'][0]['vector'], text)
 
+    def test_vectors_of_another_generation_are_not_searched(self):
+        """A switch to and fro between encoding and search leaves the generation as it was."""
+        vector = self.s.json('POST', '/v1/search', {'q': 'switched', 'k': 1, 'include_vector': True})[1]['results'][0]['vector']
+        self.assertTrue(any(vector), 'the search took a vector that another generation had made')
+
     def test_terms(self):
         terms = [{'text': 'dog'}, {'image_id': 3, 'weight': 0.5}, {'text': 'cat', 'weight': -1},
                  {'image': base64.b64encode(JPEG).decode()}]
