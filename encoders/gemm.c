@@ -108,10 +108,6 @@ void l2c_team_end(l2c_team before) {
 /* Tile kernels read whole tiles of rows. */
 enum { ROWS_MULTIPLE = 32 };
 
-static size_t item_bytes(l2c_precision precision) {
-    return precision == L2C_PRECISION_INT8 ? 1 : precision == L2C_PRECISION_BF16 ? 2 : 4;
-}
-
 static size_t round_up(size_t n, size_t to) {
     return (n + to - 1) / to * to;
 }
@@ -144,7 +140,7 @@ static void row_f32(float *out, const l2c_linear_part *part, size_t row, size_t 
 
 void l2c_source_row(l2c_linear *l, const l2c_source *s, size_t at, void *to, float *wide) {
     const l2c_linear_part *part = s->parts;
-    size_t row = at, item = item_bytes(l->precision);
+    size_t row = at, item = l2c_linear_item_bytes(l);
     while (row >= part->out) {
         row -= part->out;
         part++;
@@ -170,7 +166,7 @@ void l2c_source_row(l2c_linear *l, const l2c_source *s, size_t at, void *to, flo
 }
 
 void *l2c_source_dense(l2c_linear *l, const l2c_source *s) {
-    size_t row_bytes = l->in_padded * item_bytes(l->precision), bytes;
+    size_t row_bytes = l->in_padded * l2c_linear_item_bytes(l), bytes;
     char *dense = l2c_mul_size(&bytes, l->out, row_bytes) ? l2c_alloc_weights(bytes) : NULL;
     float *wide = l2c_alloc(l->in, sizeof *wide);
     if (dense == NULL || wide == NULL) {
@@ -299,11 +295,11 @@ l2c_row_type l2c_linear_row_type(const l2c_linear *l) {
 l2c_rows l2c_linear_rows(const l2c_linear *l, size_t count, l2c_arena *arena) {
     l2c_rows rows = { .stride = l->in_padded, .type = l2c_linear_row_type(l) };
     if (rows.type != L2C_ROW_F32) {
-        rows.stride += 64 / item_bytes(l->precision); // rows a power of two apart share cache sets
+        rows.stride += 64 / l2c_linear_item_bytes(l); // rows a power of two apart share cache sets
     }
     size_t bytes;
     size_t allocated = rows.type == L2C_ROW_F32 ? count : round_up(count, ROWS_MULTIPLE);
-    if (!l2c_mul_size(&bytes, allocated, rows.stride * item_bytes(l->precision))) {
+    if (!l2c_mul_size(&bytes, allocated, rows.stride * l2c_linear_item_bytes(l))) {
         return rows;
     }
     char *data = l2c_arena_alloc(arena, bytes, 1);
@@ -316,7 +312,7 @@ l2c_rows l2c_linear_rows(const l2c_linear *l, size_t count, l2c_arena *arena) {
             return rows;
         }
     }
-    size_t item = item_bytes(l->precision), pad = (l->in_padded - l->in) * item;
+    size_t item = l2c_linear_item_bytes(l), pad = (l->in_padded - l->in) * item;
     for (size_t r = 0; pad > 0 && r < count; r++) {
         memset(data + (r * rows.stride + l->in) * item, 0, pad);
     }
@@ -491,7 +487,7 @@ l2cdb_status l2c_linear_apply(const l2c_linear *l, const l2c_product *p, l2c_are
     if (p->x != NULL) {
         made = l2c_linear_rows(l, p->rows, arena);
         if (made.data == NULL) {
-            rc = l2c_fail_nomem(err, p->rows * l->in_padded * item_bytes(l->precision));
+            rc = l2c_fail_nomem(err, p->rows * l->in_padded * l2c_linear_item_bytes(l));
             goto done;
         }
         l2c_rows_fill(l, &made, p->x, x_stride, p->rows);

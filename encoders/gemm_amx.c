@@ -32,12 +32,8 @@
 enum { ROWS_MOST = 384, ROWS_MOST_F32 = 192, STRETCH_BYTES = 5 << 18, SLICE = 8 };
 enum { TERMS = L2C_SPLIT_MOST, PAIR_BYTES = 2 * L2C_TILE_BYTES };
 
-static size_t item_bytes(const l2c_linear *l) {
-    return l->precision == L2C_PRECISION_INT8 ? 1 : l->precision == L2C_PRECISION_BF16 ? 2 : 4;
-}
-
 static size_t panel_bytes(const l2c_linear *l) {
-    return l->in_padded * item_bytes(l) * L2C_PANEL;
+    return l->in_padded * l2c_linear_item_bytes(l) * L2C_PANEL;
 }
 
 /* The outputs of a panel: 16 and 16 that follow each other; or, of two equal parts, the same 16 of
@@ -67,7 +63,7 @@ static columns columns_of(const l2c_linear *l, size_t panel) {
 
 /* The 32 rows of panel `p` by way of `rows`, [32, in_padded]. */
 static void pack_panel(l2c_linear *l, const l2c_source *source, size_t p, char *rows, float *wide) {
-    const size_t row_bytes = l->in_padded * item_bytes(l);
+    const size_t row_bytes = l->in_padded * l2c_linear_item_bytes(l);
     const columns c = columns_of(l, p);
     for (size_t half = 0; half < 2; half++) {
         for (size_t r = 0; r < c.count[half]; r++) {
@@ -192,7 +188,8 @@ L2C_TILE static void run_panel(const l2c_linear *l, const l2c_raw_product *p, co
                                size_t n, bool last_panel) {
     float sums[ROWS_MOST * L2C_PANEL] __attribute__((aligned(64)));
     const bool int8 = l->precision == L2C_PRECISION_INT8;
-    const size_t x_bytes = p->x_stride * item_bytes(l), c_bytes = L2C_PANEL * sizeof *sums;
+    const size_t x_bytes = p->x_stride * l2c_linear_item_bytes(l),
+                 c_bytes = L2C_PANEL * sizeof *sums;
     const size_t blocks = (s->rows + L2C_PANEL - 1) / L2C_PANEL;
     const char *panel = (const char *)l->weights + n * panel_bytes(l) + s->step * PAIR_BYTES;
     const char *next = last_panel ? panel : panel + panel_bytes(l);
@@ -248,7 +245,7 @@ static stretch first_stretch(const l2c_raw_product *p, size_t all_steps, size_t 
 /* Panels [begin, end) for all rows: a run of panels for each stretch. */
 L2C_TILE static void run_panels(const l2c_linear *l, const l2c_raw_product *p, size_t begin,
                                 size_t end) {
-    const size_t all = l->in_padded * item_bytes(l) / L2C_STEP_BYTES;
+    const size_t all = l->in_padded * l2c_linear_item_bytes(l) / L2C_STEP_BYTES;
     const stretch most = first_stretch(p, all, L2C_STEP_BYTES, ROWS_MOST);
     l2c_tiles_begin();
     for (stretch s = most; s.row < p->rows; s.row += most.rows) {

@@ -19,6 +19,11 @@ struct l2c_linear {
     void *layout;  /* the backend's description of `weights`, may be NULL */
 };
 
+/* Of a weight or an input in the linear's precision. */
+static inline size_t l2c_linear_item_bytes(const l2c_linear *l) {
+    return l->precision == L2C_PRECISION_INT8 ? 1 : l->precision == L2C_PRECISION_BF16 ? 2 : 4;
+}
+
 /* What a product may write. */
 typedef enum l2c_out_type {
     L2C_OUT_F32,

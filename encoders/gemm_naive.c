@@ -6,15 +6,11 @@
 
 #include "engine/base/vec.h"
 
-static size_t item_bytes(l2c_precision precision) {
-    return precision == L2C_PRECISION_INT8 ? 1 : precision == L2C_PRECISION_BF16 ? 2 : 4;
-}
-
 static l2cdb_status pack(l2c_linear *l, const l2c_source *source, l2cdb_error *err) {
     l->weights = l2c_source_dense(l, source);
     return l->weights != NULL
                ? L2CDB_OK
-               : l2c_fail_nomem(err, l->out * l->in_padded * item_bytes(l->precision));
+               : l2c_fail_nomem(err, l->out * l->in_padded * l2c_linear_item_bytes(l));
 }
 
 static void unpack_free(l2c_linear *l) {
@@ -67,7 +63,7 @@ static l2cdb_status product(const l2c_linear *l, const l2c_raw_product *p, l2c_a
                             l2cdb_error *err) {
     (void)arena;
     (void)err;
-    size_t item = item_bytes(l->precision);
+    size_t item = l2c_linear_item_bytes(l);
     for (size_t r = 0; r < p->rows; r++) {
         const char *x = (const char *)p->x + r * p->x_stride * item;
         for (size_t o = 0; o < l->out; o++) {
