@@ -259,10 +259,10 @@ static l2cdb_status store_caption(l2cdb *db, l2c_view *v, l2c_caption_record *r,
 }
 
 static l2cdb_status write_caption(l2cdb *db, l2c_caption_record *r, l2cdb_error *err) {
-    size_t n = r->text != NULL ? strlen(r->text) : 0, bad;
-    if (n == 0 || strspn(r->text, " \t\r\n") == n) {
+    if (r->text == NULL || l2c_utf8_blank(r->text)) {
         return l2c_fail(err, L2CDB_E_INVALID, "the caption is empty");
     }
+    size_t n = strlen(r->text), bad;
     if (n > CAPTION_BYTES_MAX) {
         return l2c_fail(err, L2CDB_E_LIMIT, "the caption has %zu bytes, at most %d are kept", n,
                         CAPTION_BYTES_MAX);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/base/utf8.h"
 #include "engine/base/vec.h"
 
 #define K_MAX 10000
@@ -137,8 +138,7 @@ static l2cdb_status check_query(const l2cdb_query *q, l2cdb_error *err) {
     // The model has a vector for "" too, which would answer with photos that mean nothing.
     for (size_t i = 0; i < q->terms_count; i++) {
         const char *text = q->terms[i].text;
-        if (q->terms[i].kind == L2CDB_TERM_TEXT && text != NULL &&
-            text[strspn(text, " \t\r\n")] == '\0') {
+        if (q->terms[i].kind == L2CDB_TERM_TEXT && text != NULL && l2c_utf8_blank(text)) {
             l2c_fail(err, L2CDB_E_INVALID, "the text to search for is empty");
             return l2c_hint(err, "write a few words, or name a picture");
         }

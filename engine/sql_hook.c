@@ -25,7 +25,7 @@
  *  3. An entry, once changed, must not dangle: this library is linked with -z nodelete.
  *  4. The entry is written by one atomic store, so a thread that is calling meanwhile takes the old
  *     way or the new one. Where the loader has made its page read-only (RELRO), the page is
- * writable for the time of that store, under a lock, and read-only again afterwards.
+ *     writable for the time of that store, under a lock, and read-only again afterwards.
  *
  * What it cannot reach: SQLite linked into the program itself, or into a driver (DBeaver's, some
  * builds of Python); objects that are loaded later, until the extension is loaded once more;
@@ -315,16 +315,16 @@ static int error_offset(sqlite3 *sqlite) {
 
 typedef void (*function)(void);
 
-typedef struct import {
+typedef struct imported {
     const char *name;
     function ours, real;
-} import;
+} imported;
 
 #define IMPORTS_COUNT 7
 
 /* The real ones are known once SQLite has handed us its table. */
-static void list_imports(import list[IMPORTS_COUNT]) {
-    const import known[IMPORTS_COUNT] = {
+static void list_imports(imported list[IMPORTS_COUNT]) {
+    const imported known[IMPORTS_COUNT] = {
         { "sqlite3_prepare", (function)prepare_v1, (function)sqlite3_prepare },
         { "sqlite3_prepare_v2", (function)prepare_v2, (function)sqlite3_prepare_v2 },
         { "sqlite3_prepare_v3", (function)prepare_v3, (function)sqlite3_prepare_v3 },
@@ -459,7 +459,7 @@ static function found_by_name(const object *o, const char *name) {
 
 /* True if the entry leads to the SQLite that has loaded us: it holds the address, or the loader has
  * not looked yet (lazy binding; then it points into the object's own stubs) and will find it. */
-static bool leads_to(const object *o, const import *i, const ElfW(Sym) * symbol, function value) {
+static bool leads_to(const object *o, const imported *i, const ElfW(Sym) * symbol, function value) {
     if (value == i->real) {
         return true;
     }
@@ -490,7 +490,7 @@ static bool redirect(const object *o, function *entry, function to) {
     return true;
 }
 
-static size_t redirect_all(const object *o, const import list[IMPORTS_COUNT]) {
+static size_t redirect_all(const object *o, const imported list[IMPORTS_COUNT]) {
     size_t done = 0;
     for (size_t t = 0; t < 2; t++) {
         size_t count = o->tables[t] != NULL ? o->tables_bytes[t] / sizeof *o->tables[t] : 0;
@@ -527,7 +527,7 @@ size_t l2c_sql_hook_install(void) {
     if (wish != NULL && strcasecmp(wish, "off") == 0) {
         return 0;
     }
-import list[IMPORTS_COUNT];
+    imported list[IMPORTS_COUNT];
     seen_list objects = { 0 };
     size_t done = 0;
     list_imports(list);

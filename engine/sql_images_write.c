@@ -24,7 +24,7 @@ static const char *text_of(sqlite3_value *v) {
 }
 
 static l2cdb_status check_caption(const char *text, l2cdb_error *err) {
-    if (text == NULL || text[strspn(text, " \t\r\n")] == 0) {
+    if (text == NULL || l2c_utf8_blank(text)) {
         return l2c_fail(err, L2CDB_E_INVALID, "a caption needs a text");
     }
     size_t bad;

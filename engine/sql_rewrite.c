@@ -8,15 +8,16 @@
  *     vec_add, vec_sub, vec_scale and vec_div. Those do plain arithmetic when both sides are
  *     numbers, so nothing has to be known about types here.
  *  3. In a SELECT whose FROM names images or captions, `embedding <=> X` asks the index when X is
- *     the same for every row (no columns, nothing random) and the expression leads ORDER BY or
- *     bounds a WHERE. `images` becomes `images(X)`, the expression becomes `images.rank` in ORDER
- *     BY and `images.distance` elsewhere. The virtual table returns all rows with and without a
- *     query, so this never changes which rows an answer has, only how they are found.
+ *     the same for every row (nothing random, and no columns but those of an outer SELECT) and the
+ *     expression leads ORDER BY or bounds a WHERE. `images` becomes `images(X)`, the expression
+ *     becomes `images.rank` in ORDER BY and `images.distance` elsewhere. The virtual table returns
+ *     all rows with and without a query, so this never changes which rows an answer has, only how
+ *     they are found.
  *  4. `embedding MATCH X AND k = n` in a SELECT from one such table becomes an inner SELECT with
  *     the whole WHERE, ordered by rank and limited to n, so that k counts what passed the filter.
  *  5. `name => value` arguments become positional ones.
  *  6. `INSERT INTO captions … RETURNING id`: SQLite hands out what a virtual table was given, and
- * the id was not. By then last_insert_rowid() has it.
+ *     the id was not. It is looked up by photo and text, which no two captions share.
  *
  * `rank` is the distance with the rows that have no vector last, so ORDER BY embedding <=> X means
  * the same with and without an index; where the exact form stays, NULLS LAST is added.

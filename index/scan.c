@@ -2,9 +2,8 @@
  *
  * A scan asks its probe for the best K rows, K being what the caller asks for, and hands them out;
  * when they are used up it asks again with a K four times as large, and at last for everything,
- * exactly. Rows handed out are marked, so
- * none comes twice; a row that an approximate round had missed is handed out by the round that
- * finds it, so none is lost. */
+ * exactly. Rows handed out are marked, so none comes twice; a row that an approximate round had
+ * missed is handed out by the round that finds it, so none is lost. */
 #include "index/probe.h"
 
 #include <string.h>

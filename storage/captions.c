@@ -37,8 +37,7 @@ static l2cdb_status insert_caption(l2c_store_conn *c, l2c_caption_record *r, l2c
     sqlite3_bind_int64(stmt, 5, (int64_t)time(NULL));
     rc = l2c_store_conn_run(c, stmt, "storing a caption", err);
     if (rc == L2CDB_OK && sqlite3_changes(c->db) == 0) {
-        return l2c_fail(err, L2CDB_E_NOTFOUND, "photo %lld is not in the database",
-                        (long long)r->image_id);
+        return l2c_record_missing(L2C_KIND_IMAGE, r->image_id, err);
     }
     r->id = sqlite3_last_insert_rowid(c->db);
     return rc;
@@ -62,10 +61,6 @@ l2cdb_status l2c_captions_put(l2c_store *s, l2c_caption_record *r, bool *existed
     return l2c_write_end(&w, rc, err);
 }
 
-static l2cdb_status caption_missing(int64_t id, l2cdb_error *err) {
-    return l2c_fail(err, L2CDB_E_NOTFOUND, "caption %lld is not in the database", (long long)id);
-}
-
 l2cdb_status l2c_captions_update(l2c_store *s, int64_t id, const char *text, const char *language,
                                  l2cdb_error *err) {
     l2c_write w;
@@ -83,7 +78,7 @@ l2cdb_status l2c_captions_update(l2c_store *s, int64_t id, const char *text, con
         if (l2c_store_conn_row(w.conn, stmt, "reading a caption", &rc, err)) {
             changes = sqlite3_column_int(stmt, 0) != 0;
         } else if (rc == L2CDB_OK) {
-            rc = caption_missing(id, err);
+            rc = l2c_record_missing(L2C_KIND_CAPTION, id, err);
         }
         sqlite3_reset(stmt);
     }
@@ -120,27 +115,13 @@ static l2cdb_status delete_caption(l2c_store *s, l2c_store_conn *c, int64_t id, 
     return rc;
 }
 
-static l2cdb_status require_captions(l2c_store_conn *c, const int64_t *ids, size_t n,
-                                     l2cdb_error *err) {
-    sqlite3_stmt *stmt;
-    l2cdb_status rc = l2c_store_conn_prepare(c, &stmt, "SELECT 1 FROM caption WHERE id = ?1", err);
-    for (size_t i = 0; i < n && rc == L2CDB_OK; i++) {
-        sqlite3_bind_int64(stmt, 1, ids[i]);
-        if (!l2c_store_conn_row(c, stmt, "looking for a caption", &rc, err) && rc == L2CDB_OK) {
-            rc = caption_missing(ids[i], err);
-        }
-        sqlite3_reset(stmt);
-    }
-    return rc;
-}
-
 l2cdb_status l2c_captions_delete(l2c_store *s, const int64_t *ids, size_t n, l2cdb_error *err) {
     l2c_write w;
     l2cdb_status rc = l2c_write_begin(&w, s, err);
     if (rc != L2CDB_OK) {
         return rc;
     }
-    rc = require_captions(w.conn, ids, n, err);
+    rc = l2c_records_require(w.conn, L2C_KIND_CAPTION, ids, n, err);
     for (size_t i = 0; i < n && rc == L2CDB_OK; i++) {
         rc = delete_caption(s, w.conn, ids[i], err);
     }
@@ -171,7 +152,7 @@ l2cdb_status l2c_captions_get(l2c_store *s, int64_t id, l2c_caption_record *out,
     if (l2c_read_row(&r, "reading a caption", &rc, err)) {
         rc = read_caption(r.stmt, out, arena, err);
     } else if (rc == L2CDB_OK) {
-        rc = caption_missing(id, err);
+        rc = l2c_record_missing(L2C_KIND_CAPTION, id, err);
     }
     l2c_read_end(&r);
     return rc;

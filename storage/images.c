@@ -79,10 +79,6 @@ static l2cdb_status run_on(l2c_store_conn *c, const char *sql, int64_t id, const
     return rc;
 }
 
-static l2cdb_status photo_missing(int64_t id, l2cdb_error *err) {
-    return l2c_fail(err, L2CDB_E_NOTFOUND, "photo %lld is not in the database", (long long)id);
-}
-
 static l2cdb_status forget_captions(l2c_store *s, l2c_store_conn *c, int64_t image_id,
                                     l2cdb_error *err) {
     sqlite3_stmt *stmt;
@@ -214,7 +210,7 @@ static l2cdb_status content_changes(l2c_store_conn *c, const l2c_image_record *r
     if (l2c_store_conn_row(c, stmt, "reading a photo's record", &rc, err)) {
         *out = sqlite3_column_int(stmt, 0) != 0 || strcmp(r->status, "ok") != 0;
     } else if (rc == L2CDB_OK) {
-        rc = photo_missing(r->id, err);
+        rc = l2c_record_missing(L2C_KIND_IMAGE, r->id, err);
     }
     sqlite3_reset(stmt);
     return rc;
@@ -354,20 +350,6 @@ l2cdb_status l2c_images_remove_path(l2c_store *s, const char *path, bool *delete
     return l2c_write_end(&w, rc, err);
 }
 
-static l2cdb_status require_images(l2c_store_conn *c, const int64_t *ids, size_t n,
-                                   l2cdb_error *err) {
-    sqlite3_stmt *stmt;
-    l2cdb_status rc = l2c_store_conn_prepare(c, &stmt, "SELECT 1 FROM image WHERE id = ?1", err);
-    for (size_t i = 0; i < n && rc == L2CDB_OK; i++) {
-        sqlite3_bind_int64(stmt, 1, ids[i]);
-        if (!l2c_store_conn_row(c, stmt, "looking for a photo", &rc, err) && rc == L2CDB_OK) {
-            rc = photo_missing(ids[i], err);
-        }
-        sqlite3_reset(stmt);
-    }
-    return rc;
-}
-
 l2cdb_status l2c_images_set_user(l2c_store *s, int64_t id, const char *tags, const char *meta,
                                  l2cdb_error *err) {
     l2c_write w;
@@ -375,7 +357,7 @@ l2cdb_status l2c_images_set_user(l2c_store *s, int64_t id, const char *tags, con
     if (rc != L2CDB_OK) {
         return rc;
     }
-    rc = require_images(w.conn, &id, 1, err);
+    rc = l2c_records_require(w.conn, L2C_KIND_IMAGE, &id, 1, err);
     sqlite3_stmt *stmt;
     if (rc == L2CDB_OK) {
         rc = l2c_store_conn_prepare(w.conn, &stmt,
@@ -396,7 +378,7 @@ l2cdb_status l2c_images_delete(l2c_store *s, const int64_t *ids, size_t n, l2cdb
     if (rc != L2CDB_OK) {
         return rc;
     }
-    rc = require_images(w.conn, ids, n, err);
+    rc = l2c_records_require(w.conn, L2C_KIND_IMAGE, ids, n, err);
     for (size_t i = 0; i < n && rc == L2CDB_OK; i++) {
         rc = delete_record(s, w.conn, ids[i], err);
     }
@@ -447,7 +429,7 @@ l2cdb_status l2c_images_get(l2c_store *s, int64_t id, l2c_image_record *out, l2c
     if (l2c_read_row(&r, "reading a photo's record", &rc, err)) {
         rc = read_record(r.stmt, out, arena, err);
     } else if (rc == L2CDB_OK) {
-        rc = photo_missing(id, err);
+        rc = l2c_record_missing(L2C_KIND_IMAGE, id, err);
     }
     l2c_read_end(&r);
     return rc;

@@ -140,6 +140,29 @@ l2cdb_status l2c_store_conn_change(l2c_store_conn *c, int64_t *last, int64_t *tr
     return rc;
 }
 
+l2cdb_status l2c_record_missing(l2c_kind kind, int64_t id, l2cdb_error *err) {
+    return l2c_fail(err, L2CDB_E_NOTFOUND, "%s %lld is not in the database",
+                    kind == L2C_KIND_IMAGE ? "photo" : "caption", (long long)id);
+}
+
+l2cdb_status l2c_records_require(l2c_store_conn *c, l2c_kind kind, const int64_t *ids, size_t n,
+                                 l2cdb_error *err) {
+    static const char *const statements[] = {
+        [L2C_KIND_IMAGE] = "SELECT 1 FROM image WHERE id = ?1",
+        [L2C_KIND_CAPTION] = "SELECT 1 FROM caption WHERE id = ?1",
+    };
+    sqlite3_stmt *stmt;
+    l2cdb_status rc = l2c_store_conn_prepare(c, &stmt, statements[kind], err);
+    for (size_t i = 0; i < n && rc == L2CDB_OK; i++) {
+        sqlite3_bind_int64(stmt, 1, ids[i]);
+        if (!l2c_store_conn_row(c, stmt, "looking for a record", &rc, err) && rc == L2CDB_OK) {
+            rc = l2c_record_missing(kind, ids[i], err);
+        }
+        sqlite3_reset(stmt);
+    }
+    return rc;
+}
+
 l2cdb_status l2c_store_conn_run(l2c_store_conn *c, sqlite3_stmt *stmt, const char *what,
                                 l2cdb_error *err) {
     int rc = sqlite3_step(stmt);

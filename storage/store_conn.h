@@ -76,6 +76,12 @@ l2cdb_status l2c_store_conn_change(l2c_store_conn *c, int64_t *last, int64_t *tr
 l2cdb_status l2c_store_conn_run(l2c_store_conn *c, sqlite3_stmt *stmt, const char *what,
                                 l2cdb_error *err);
 
+/* E_NOTFOUND for a photo or caption: "photo 7 is not in the database". */
+l2cdb_status l2c_record_missing(l2c_kind kind, int64_t id, l2cdb_error *err);
+/* All of ids [n] are there, or E_NOTFOUND for the first that is not. */
+l2cdb_status l2c_records_require(l2c_store_conn *c, l2c_kind kind, const int64_t *ids, size_t n,
+                                 l2cdb_error *err);
+
 /* One reading statement and its connection. Begin, bind, l2c_read_row until it is false, end; end
  * belongs to every begin that succeeded. */
 typedef struct l2c_read {

@@ -1,6 +1,8 @@
 /* UTF-8, strictly as RFC 3629 has it. */
 #include "engine/base/utf8.h"
 
+#include <string.h>
+
 size_t l2c_utf8_decode(const char *s, size_t n, uint32_t *code) {
     if (n == 0) {
         return 0;
@@ -79,4 +81,8 @@ bool l2c_utf8_valid(const char *s, size_t n, size_t *bad) {
         i += used;
     }
     return true;
+}
+
+bool l2c_utf8_blank(const char *s) {
+    return s[strspn(s, " \t\r\n")] == '\0';
 }

@@ -14,5 +14,7 @@ size_t l2c_utf8_decode(const char *s, size_t n, uint32_t *code);
 size_t l2c_utf8_encode(uint32_t code, char out[4]);
 /* True if all n bytes are valid; else *bad (may be NULL) is the offset of the first bad byte. */
 bool l2c_utf8_valid(const char *s, size_t n, size_t *bad);
+/* True for a text of nothing but spaces, tabs and line ends. */
+bool l2c_utf8_blank(const char *s);
 
 #endif
