@@ -60,6 +60,11 @@ typedef struct l2c_model_info {
     uint64_t parameters, weights_bytes;
 } l2c_model_info;
 
+/* An LLM alone: its pooled features are all there is. */
+static inline bool l2c_model_is_pooling(const l2c_model_info *info) {
+    return info->width == 0 && info->has_text;
+}
+
 typedef struct l2c_model l2c_model;
 typedef struct l2c_heads l2c_heads;
 

@@ -75,12 +75,25 @@ static l2cdb_status encode_cached(l2cdb *db, const l2c_generation *g, l2c_model 
     return rc;
 }
 
+/* An LLM without heads: its own vectors, of length 1. */
+static l2cdb_status encode_pooled(l2cdb *db, l2c_model *model, const char *const *texts, size_t n,
+                                  float *out, l2cdb_error *err) {
+    size_t width = l2c_model_get_info(model)->text_width;
+    l2cdb_status rc = encode_all(db, model, NULL, texts, n, NULL, out, err);
+    for (size_t i = 0; i < n && rc == L2CDB_OK; i++) {
+        l2c_vec_normalize(out + i * width, width);
+    }
+    return rc;
+}
+
 l2cdb_status l2c_encode_texts(l2cdb *db, l2c_view *v, const char *const *texts, size_t n,
                               float *out, float *features, l2cdb_error *err) {
     l2c_model *model;
     const l2c_heads *heads = NULL;
     l2cdb_status rc = l2c_view_model(db, v, &model, err);
-    if (rc == L2CDB_OK) {
+    bool pooling = rc == L2CDB_OK && features == NULL && v->generation.id == 0 &&
+                   l2c_model_is_pooling(l2c_model_get_info(model));
+    if (rc == L2CDB_OK && !pooling) {
         rc = l2c_view_heads(db, v, &heads, err);
     }
     for (size_t i = 0; i < n && rc == L2CDB_OK; i++) {
@@ -89,8 +102,8 @@ l2cdb_status l2c_encode_texts(l2cdb *db, l2c_view *v, const char *const *texts, 
             rc = l2c_fail(err, L2CDB_E_INVALID, "the text is not valid UTF-8 at byte %zu", bad);
         }
     }
-    if (rc != L2CDB_OK) {
-        return rc;
+    if (rc != L2CDB_OK || pooling) {
+        return rc == L2CDB_OK ? encode_pooled(db, model, texts, n, out, err) : rc;
     }
     size_t width = l2c_model_get_info(model)->width;
     return features != NULL

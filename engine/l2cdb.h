@@ -251,8 +251,9 @@ L2CDB_API void l2cdb_results_free(l2cdb_results *r);
 /* Width of the joint space of the active generation (loads the model only if the database is new).
  */
 L2CDB_API l2cdb_status l2cdb_width(l2cdb *db, size_t *width, l2cdb_error *err);
-/* One term → unit vector f32 [width]. Repeated texts come from a cache. In all three, `width` is
- * what l2cdb_width gave, and E_MISMATCH says that the active generation has another by now. */
+/* One term → unit vector f32 [width] (texts of a model that is an LLM alone: its mean-pooled
+ * vector). Repeated texts come from a cache. In all three, `width` is what l2cdb_width gave, and
+ * E_MISMATCH says that the active generation has another by now. */
 L2CDB_API l2cdb_status l2cdb_encode(l2cdb *db, const l2cdb_term *term, float *out, size_t width,
                                     l2cdb_error *err);
 /* n texts in one pass, for callers that batch (the server). out f32 [n, width]; *generation (may be

@@ -629,7 +629,8 @@ l2cdb_status l2c_view_width(l2cdb *db, l2c_view *v, size_t *width, l2cdb_error *
     l2c_model *model;
     l2cdb_status rc = l2c_view_model(db, v, &model, err);
     if (rc == L2CDB_OK) {
-        *width = l2c_model_get_info(model)->width;
+        const l2c_model_info *info = l2c_model_get_info(model);
+        *width = l2c_model_is_pooling(info) ? info->text_width : info->width;
     }
     return rc;
 }
