@@ -18,7 +18,7 @@ target_compile_options(l2c_settings INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion
   $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes -Wmissing-prototypes>
   $<$<BOOL:${L2CDB_WERROR}>:-Werror>
-  -fno-math-errno)
+  -fno-math-errno -ffp-contract=fast)
 if(L2CDB_SANITIZE)
   target_compile_options(l2c_settings INTERFACE -fsanitize=address,undefined
     -fno-sanitize-recover=undefined -fno-omit-frame-pointer)

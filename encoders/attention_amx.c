@@ -21,15 +21,20 @@ static size_t blocks(size_t n) {
     return (n + BLOCK - 1) / BLOCK;
 }
 
-/* x = exp(x - max x), unnormalised; returns the sum. */
+/* x = exp(x - max x), unnormalised; returns the sum. What follows the row up to whole vectors of 16
+ * is overwritten with next to nothing: one more vector costs less than its elements one by one. */
 L2C_TILE static float softmax_row(float *x, size_t T) {
+    const size_t all = (T + 15) / 16 * 16;
+    for (size_t i = T; i < all; i++) {
+        x[i] = -1e30F;
+    }
     float most = x[0], sum = 0;
 #pragma omp simd reduction(max : most)
-    for (size_t i = 0; i < T; i++) {
+    for (size_t i = 0; i < all; i++) {
         most = x[i] > most ? x[i] : most;
     }
 #pragma omp simd reduction(+ : sum)
-    for (size_t i = 0; i < T; i++) {
+    for (size_t i = 0; i < all; i++) {
         x[i] = exp_tile(x[i] - most);
         sum += x[i];
     }

@@ -6,8 +6,7 @@
  * split of ln 2 in two parts. */
 TARGET static inline float FN(exp)(float x) {
     const float magic = 12582912.0F;
-    x = x < -87.0F ? -87.0F : x;
-    x = x > 88.0F ? 88.0F : x;
+    x = __builtin_fminf(__builtin_fmaxf(x, -87.0F), 88.0F);
     union {
         float f;
         uint32_t u;
@@ -28,8 +27,7 @@ TARGET static inline float FN(exp)(float x) {
 
 /* erf as x P(x²) / Q(x²) on [-4, 4], beyond which it is ±1 in f32. */
 TARGET static inline float FN(erf)(float x) {
-    x = x < -4.0F ? -4.0F : x;
-    x = x > 4.0F ? 4.0F : x;
+    x = __builtin_fminf(__builtin_fmaxf(x, -4.0F), 4.0F);
     float s = x * x;
     float p = -2.72614225801306e-10F;
     p = p * s + 2.77068142495902e-08F;
