@@ -65,12 +65,7 @@ static l2cdb_status norm_rows(const l2c_blocks *b, const l2c_norm *n, const l2c_
             continue;
         }
         l2c_norm_row(b, n, wide, x + r * width, width);
-        l2c_rows one = { .data = (char *)rows->data +
-                                 r * rows->stride * (rows->type == L2C_ROW_I8 ? 1 : 2),
-                         .scale = rows->scale != NULL ? rows->scale + r : NULL,
-                         .stride = rows->stride,
-                         .type = rows->type };
-        l2c_rows_fill(l, &one, wide, width, 1);
+        l2c_rows_set(rows, r, wide, width);
     }
     return L2CDB_OK;
 }
@@ -341,9 +336,7 @@ static l2cdb_status load_part(l2c_linear_part *part, const l2c_tensors *set, con
 
 l2c_precision l2c_linear_policy(l2c_precision precision, const char *name) {
     static const char *const spared[] = {
-        "self_attn.out_proj",
         "mlp.fc2",
-        "attn.proj",
         "mlp.w3", // blocks of the three towers
         "patch_embedding",
         "patch_embed.proj", // pixels have more than eight bits; 1 % of the work

@@ -308,7 +308,9 @@ l2c_rows l2c_linear_rows(const l2c_linear *l, size_t count, l2c_arena *arena) {
     }
     if (rows.type == L2C_ROW_I8) {
         rows.scale = l2c_arena_alloc(arena, count, sizeof *rows.scale);
-        if (rows.scale == NULL) {
+        rows.rest = l2c_arena_alloc(arena, bytes, 1);
+        rows.fine = l2c_arena_alloc(arena, count, sizeof *rows.fine);
+        if (rows.scale == NULL || rows.rest == NULL || rows.fine == NULL) {
             return rows;
         }
     }
@@ -320,9 +322,13 @@ l2c_rows l2c_linear_rows(const l2c_linear *l, size_t count, l2c_arena *arena) {
     return rows;
 }
 
-static void store_row(l2c_rows *rows, size_t r, const float *x, size_t n) {
+void l2c_rows_set(l2c_rows *rows, size_t r, const float *x, size_t n) {
     if (rows->type == L2C_ROW_I8) {
-        rows->scale[r] = l2c_quantise_row((int8_t *)rows->data + r * rows->stride, x, n);
+        rows->rest_count = r == 0 ? 0 : rows->rest_count;
+        rows->scale[r] = l2c_quantise_row_fine((int8_t *)rows->data + r * rows->stride,
+                                               rows->rest + rows->rest_count * rows->stride,
+                                               &rows->fine[r], x, n);
+        rows->rest_count += rows->fine[r] ? 1 : 0;
     } else if (rows->type == L2C_ROW_BF16) {
         l2c_bf16_row((uint16_t *)rows->data + r * rows->stride, x, n);
     } else {
@@ -333,7 +339,7 @@ static void store_row(l2c_rows *rows, size_t r, const float *x, size_t n) {
 void l2c_rows_fill(const l2c_linear *l, l2c_rows *rows, const float *x, size_t x_stride,
                    size_t count) {
     for (size_t r = 0; r < count; r++) {
-        store_row(rows, r, x + r * x_stride, l->in);
+        l2c_rows_set(rows, r, x + r * x_stride, l->in);
     }
 }
 
@@ -343,24 +349,34 @@ void l2c_rows_fill(const l2c_linear *l, l2c_rows *rows, const float *x, size_t x
 static l2cdb_status apply_int8(const l2c_linear *l, const l2c_product *p, const l2c_rows *x,
                                l2c_arena *arena, l2cdb_error *err) {
     int32_t *sums = l2c_arena_alloc(arena, p->rows * l->out, sizeof *sums);
+    int32_t *rest = l2c_arena_alloc(arena, x->rest_count * l->out, sizeof *rest);
     float *wide = l2c_arena_alloc(arena, l->out, sizeof *wide);
-    if (sums == NULL || wide == NULL) {
-        return l2c_fail_nomem(err, p->rows * l->out * sizeof *sums);
+    if (sums == NULL || rest == NULL || wide == NULL) {
+        return l2c_fail_nomem(err, (p->rows + x->rest_count) * l->out * sizeof *sums);
     }
-    l2cdb_status rc = l->backend->product(l,
-                                          &(l2c_raw_product){ .x = x->data,
-                                                              .x_stride = x->stride,
-                                                              .rows = p->rows,
-                                                              .y = sums,
-                                                              .y_stride = l->out,
-                                                              .y_type = L2C_OUT_I32 },
-                                          arena, err);
+    l2c_raw_product raw = { .x = x->data,
+                            .x_stride = x->stride,
+                            .rows = p->rows,
+                            .y = sums,
+                            .y_stride = l->out,
+                            .y_type = L2C_OUT_I32 };
+    l2cdb_status rc = l->backend->product(l, &raw, arena, err);
+    if (rc == L2CDB_OK && x->rest_count > 0) {
+        raw.x = x->rest;
+        raw.rows = x->rest_count;
+        raw.y = rest;
+        rc = l->backend->product(l, &raw, arena, err);
+    }
     if (rc != L2CDB_OK) {
         return rc;
     }
     size_t y_stride = p->y_stride != 0 ? p->y_stride : l->out;
     for (size_t r = 0; r < p->rows; r++) {
-        const int32_t *from = sums + r * l->out;
+        int32_t *from = sums + r * l->out;
+        if (x->fine[r]) {
+            l2c_add_rest(from, rest, l->out);
+            rest += l->out;
+        }
         bool aside = p->y == NULL || (p->accumulate && p->post != L2C_POST_NONE);
         float *y = p->y != NULL ? p->y + r * y_stride : NULL;
         l2c_dequantise_row(aside ? wide : y, from, x->scale[r], l->scale, l->bias, l->out, p->post,
@@ -371,7 +387,7 @@ static l2cdb_status apply_int8(const l2c_linear *l, const l2c_product *p, const 
             }
             continue;
         }
-        store_row(p->y_rows, r, wide, l->out);
+        l2c_rows_set(p->y_rows, r, wide, l->out);
     }
     return L2CDB_OK;
 }
@@ -406,14 +422,15 @@ static l2cdb_status apply_unfused(const l2c_linear *l, l2c_raw_product raw, l2c_
 
 /* f32 or bf16 products into f32 or bf16 rows. An f32 product whose next linear wants other rows (a
  * bundle of mixed precision) goes through f32. */
-static l2cdb_status apply_float(const l2c_linear *l, const l2c_product *p, const void *x,
-                                const float *x_scale, size_t x_stride, l2c_arena *arena,
-                                l2cdb_error *err) {
+static l2cdb_status apply_fused(const l2c_linear *l, const l2c_product *p, const l2c_rows *x,
+                                l2c_arena *arena, l2cdb_error *err) {
     const size_t width = p->post == L2C_POST_SWIGLU ? l->pair : l->out;
     l2c_raw_product raw = {
-        .x = x,
-        .x_scale = x_scale,
-        .x_stride = x_stride,
+        .x = x->data,
+        .x_scale = x->scale,
+        .x_rest = x->rest,
+        .x_fine = x->fine,
+        .x_stride = x->stride,
         .rows = p->rows,
         .y = p->y,
         .y_stride = p->y_stride != 0 ? p->y_stride : width,
@@ -438,7 +455,7 @@ static l2cdb_status apply_float(const l2c_linear *l, const l2c_product *p, const
     l2cdb_status rc = l->backend->fuses ? l->backend->product(l, &raw, arena, err)
                                         : apply_unfused(l, raw, arena, err);
     for (size_t r = 0; rc == L2CDB_OK && convert && r < p->rows; r++) {
-        store_row(to, r, (const float *)raw.y + r * width, width);
+        l2c_rows_set(to, r, (const float *)raw.y + r * width, width);
     }
     return rc;
 }
@@ -450,10 +467,8 @@ static l2cdb_status apply_gated(const l2c_linear *l, l2c_product p, l2c_arena *a
     if (both == NULL) {
         return l2c_fail_nomem(err, p.rows * l->out * sizeof *both);
     }
-    l2c_rows to = { .data = p.y, .stride = p.y_stride != 0 ? p.y_stride : l->pair };
-    if (p.y == NULL) {
-        to = *p.y_rows;
-    }
+    l2c_rows plain = { .data = p.y, .stride = p.y_stride != 0 ? p.y_stride : l->pair };
+    l2c_rows *to = p.y != NULL ? &plain : p.y_rows;
     p.y = both;
     p.y_stride = 0;
     p.post = L2C_POST_NONE;
@@ -461,7 +476,7 @@ static l2cdb_status apply_gated(const l2c_linear *l, l2c_product p, l2c_arena *a
     for (size_t r = 0; rc == L2CDB_OK && r < p.rows; r++) {
         float *gate = both + r * l->out;
         l2c_swiglu(gate, gate, gate + l->pair, l->pair);
-        store_row(&to, r, gate, l->pair);
+        l2c_rows_set(to, r, gate, l->pair);
     }
     return rc;
 }
@@ -481,10 +496,9 @@ l2cdb_status l2c_linear_apply(const l2c_linear *l, const l2c_product *p, l2c_are
         goto done;
     }
     if (p->x != NULL && l->precision == L2C_PRECISION_F32) {
-        rc = apply_float(l, p, p->x, NULL, x_stride, arena, err);
-        goto done;
-    }
-    if (p->x != NULL) {
+        made = (l2c_rows){ .data = (void *)(uintptr_t)p->x, .stride = x_stride };
+        x = &made;
+    } else if (p->x != NULL) {
         made = l2c_linear_rows(l, p->rows, arena);
         if (made.data == NULL) {
             rc = l2c_fail_nomem(err, p->rows * l->in_padded * l2c_linear_item_bytes(l));
@@ -495,7 +509,7 @@ l2cdb_status l2c_linear_apply(const l2c_linear *l, const l2c_product *p, l2c_are
     }
     rc = l->precision == L2C_PRECISION_INT8 && !l->backend->scales
              ? apply_int8(l, p, x, arena, err)
-             : apply_float(l, p, x->data, x->scale, x->stride, arena, err);
+             : apply_fused(l, p, x, arena, err);
 done:
     l2c_arena_reset(arena, mark);
     return rc;

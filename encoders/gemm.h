@@ -103,14 +103,21 @@ typedef enum l2c_row_type {
 
 typedef struct l2c_rows {
     void *data;    /* [count, stride] of `type`, allocated to a multiple of 32 rows unless f32 */
-    float *scale;  /* [count], int8 only: value = scale * data */
     size_t stride; /* elements between rows; elements past the width are zero unless f32 */
     l2c_row_type type;
+    /* int8 only: value = scale * data; in rows that are fine (their outliers would leave the others
+     * too few steps) + scale * rest / L2C_REST_STEPS, where rest has a row for each of these. */
+    float *scale; /* [count] */
+    bool *fine;   /* [count] */
+    int8_t *rest; /* [rest_count, stride] */
+    size_t rest_count;
 } l2c_rows;
 
 l2c_row_type l2c_linear_row_type(const l2c_linear *l);
 /* Rows for the input of `l` out of the arena, padding zeroed; data NULL without memory. */
 l2c_rows l2c_linear_rows(const l2c_linear *l, size_t count, l2c_arena *arena);
+/* f32 x [n] into row r of rows made by l2c_linear_rows; row after row from 0 on. */
+void l2c_rows_set(l2c_rows *rows, size_t r, const float *x, size_t n);
 /* f32 x [count, in], stride x_stride, into rows made by l2c_linear_rows. */
 void l2c_rows_fill(const l2c_linear *l, l2c_rows *rows, const float *x, size_t x_stride,
                    size_t count);

@@ -115,10 +115,12 @@ L2C_TILE static void swiglu(float *sums, size_t rows) {
     }
 }
 
-/* Scale, bias, activation, and the way out for a block of rows and a panel; sums in place.
- * begins: these sums are the first along K; later ones come without bias and are added. */
-L2C_TILE static void finish(const l2c_linear *l, const l2c_raw_product *p, float *sums, size_t row,
-                            size_t rows, size_t panel, bool begins) {
+/* Scale, bias, activation, and the way out for a block of rows and a panel; sums in place. rest:
+ * the sums of the second int8 from the block's first fine row on, int8 only. begins: these sums are the first along K; later ones come
+ * without bias and are added. */
+L2C_TILE static void finish(const l2c_linear *l, const l2c_raw_product *p, float *sums,
+                            const int32_t *rest, size_t row, size_t rows, size_t panel,
+                            bool begins) {
     const columns c = columns_of(l, panel);
     const size_t first = c.first[0], second = c.first[1];
     const __mmask16 low = (__mmask16)((1u << c.count[0]) - 1);
@@ -139,6 +141,12 @@ L2C_TILE static void finish(const l2c_linear *l, const l2c_raw_product *p, float
             __m512 x = _mm512_set1_ps(p->x_scale[row + r]);
             a = _mm512_cvtepi32_ps(_mm512_load_si512(s));
             b = _mm512_cvtepi32_ps(_mm512_load_si512(s + 16));
+            if (p->x_fine[row + r]) {
+                const __m512 step = _mm512_set1_ps(1.0F / L2C_REST_STEPS);
+                a = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(rest)), step, a);
+                b = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(rest + 16)), step, b);
+                rest += L2C_PANEL;
+            }
             a = _mm512_fmadd_ps(a, _mm512_mul_ps(x, scale0), bias0);
             b = _mm512_fmadd_ps(b, _mm512_mul_ps(x, scale1), bias1);
         } else {
@@ -174,10 +182,19 @@ L2C_TILE static void finish(const l2c_linear *l, const l2c_raw_product *p, float
     }
 }
 
+static size_t count_true(const bool *a, size_t n) {
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) {
+        count += a[i] ? 1 : 0;
+    }
+    return count;
+}
+
 /* What one pass over the panels multiplies: some rows and a stretch of K that together leave room
  * in the second-level cache. */
 typedef struct stretch {
     size_t row, rows, step, steps;
+    size_t rest, rests; /* int8: of these rows among those with a second int8 */
 } stretch;
 
 /* One panel times a stretch. Its K is cut again, into SLICE steps of the panel (16 KiB), which stay
@@ -187,6 +204,7 @@ typedef struct stretch {
 L2C_TILE static void run_panel(const l2c_linear *l, const l2c_raw_product *p, const stretch *s,
                                size_t n, bool last_panel) {
     float sums[ROWS_MOST * L2C_PANEL] __attribute__((aligned(64)));
+    int32_t rest[ROWS_MOST * L2C_PANEL] __attribute__((aligned(64)));
     const bool int8 = l->precision == L2C_PRECISION_INT8;
     const size_t x_bytes = p->x_stride * l2c_linear_item_bytes(l),
                  c_bytes = L2C_PANEL * sizeof *sums;
@@ -200,6 +218,17 @@ L2C_TILE static void run_panel(const l2c_linear *l, const l2c_raw_product *p, co
     for (size_t k = 0; k < s->steps; k += slice) {
         const size_t steps = s->steps - k < slice ? s->steps - k : slice;
         const char *b = panel + k * PAIR_BYTES;
+        for (size_t row = 0; row < s->rests; row += L2C_PANEL) {
+            const int8_t *x =
+                p->x_rest + (s->rest + row) * x_bytes + (s->step + k) * L2C_STEP_BYTES;
+            int32_t *c = rest + row * L2C_PANEL;
+            if (s->rests - row <= 16) {
+                l2c_tiles_int8_few(c, c_bytes, x, x_bytes, b, steps, k == 0, b, 0);
+            } else {
+                l2c_tiles_int8(c, c_bytes, x, x_bytes, b, steps, k == 0, b, 0);
+            }
+        }
+        const int32_t *fine = rest;
         for (size_t block = 0; block < blocks; block++) {
             const size_t row = block * L2C_PANEL;
             const size_t rows = s->rows - row < L2C_PANEL ? s->rows - row : L2C_PANEL;
@@ -219,7 +248,8 @@ L2C_TILE static void run_panel(const l2c_linear *l, const l2c_raw_product *p, co
                 l2c_tiles_bf16(c, c_bytes, x, x_bytes, b, steps, k == 0, ahead, call);
             }
             if (k + steps == s->steps) {
-                finish(l, p, c, s->row + row, rows, n, s->step == 0);
+                finish(l, p, c, fine, s->row + row, rows, n, s->step == 0);
+                fine += L2C_PANEL * (int8 ? count_true(p->x_fine + s->row + row, rows) : 0);
             }
         }
     }
@@ -250,6 +280,10 @@ L2C_TILE static void run_panels(const l2c_linear *l, const l2c_raw_product *p, s
     l2c_tiles_begin();
     for (stretch s = most; s.row < p->rows; s.row += most.rows) {
         s.rows = p->rows - s.row < most.rows ? p->rows - s.row : most.rows;
+        if (l->precision == L2C_PRECISION_INT8) {
+            s.rest += s.rests;
+            s.rests = count_true(p->x_fine + s.row, s.rows);
+        }
         for (s.step = 0; s.step < all; s.step += most.steps) {
             s.steps = all - s.step < most.steps ? all - s.step : most.steps;
             for (size_t n = begin; n < end; n++) {
@@ -299,7 +333,7 @@ L2C_TILE static void run_stretch_f32(const l2c_linear *l, const l2c_raw_product 
             } else {
                 l2c_split_multiply(sums, L2C_PANEL, a, b, s->steps, true, TERMS, false, &next);
             }
-            finish(l, p, sums, s->row + row, rows, n - 1, s->step == 0);
+            finish(l, p, sums, NULL, s->row + row, rows, n - 1, s->step == 0);
         }
         while (next.at < next.end) {
             l2c_split_panel_row(&next, next.at++);

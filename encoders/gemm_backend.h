@@ -35,6 +35,8 @@ typedef struct l2c_raw_product {
     const void *x; /* [rows, in_padded] of the precision's type; allocated to a multiple of 32 rows
                     * unless f32 */
     const float *x_scale; /* [rows], int8 */
+    const int8_t *x_rest; /* as in l2c_rows, int8 where `scales` */
+    const bool *x_fine;
     size_t x_stride;
     size_t rows;
     void *y;

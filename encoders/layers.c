@@ -56,7 +56,9 @@ typedef struct kernels {
     void (*activate)(float *, size_t, l2c_post);
     void (*swiglu)(float *, const float *, const float *, size_t);
     float (*softmax_exp)(float *, size_t);
-    float (*quantise_row)(int8_t *, const float *, size_t);
+    float (*quantise_row)(int8_t *, float *, const float *, size_t);
+    void (*quantise_rest)(int8_t *, const int8_t *, const float *, float, size_t);
+    void (*add_rest)(int32_t *, const int32_t *, size_t);
     void (*dequantise_row)(float *, const int32_t *, float, const float *, const float *, size_t);
     void (*dequantise_add)(float *, const int32_t *, float, const float *, const float *, size_t);
     void (*bf16_row)(uint16_t *, const float *, size_t);
@@ -67,8 +69,8 @@ typedef struct kernels {
 #define KERNELS(level)                                                                             \
     {                                                                                              \
         layer_norm_##level, rms_norm_##level, activate_##level, swiglu_##level,                    \
-            softmax_exp_##level, quantise_row_##level, dequantise_row_##level,                     \
-            dequantise_add_##level, bf16_row_##level, tile_product_##level                         \
+            softmax_exp_##level, quantise_row_##level, quantise_rest_##level, add_rest_##level,    \
+            dequantise_row_##level, dequantise_add_##level, bf16_row_##level, tile_product_##level                         \
     }
 
 static kernels use = KERNELS(plain);
@@ -112,7 +114,26 @@ float l2c_softmax_exp(float *x, size_t n) {
 }
 
 float l2c_quantise_row(int8_t *out, const float *x, size_t n) {
-    return get()->quantise_row(out, x, n);
+    float squares;
+    return get()->quantise_row(out, &squares, x, n);
+}
+
+/* The largest element of a row over its root mean square, from which on one int8 an element is not
+ * enough. docs/model.md has what it was chosen by. */
+#define CREST_MOST 10.0F
+
+float l2c_quantise_row_fine(int8_t *out, int8_t *rest, bool *fine, const float *x, size_t n) {
+    float squares;
+    float scale = get()->quantise_row(out, &squares, x, n), most = 127.0F * scale;
+    *fine = most * most * (float)n > CREST_MOST * CREST_MOST * squares;
+    if (*fine) {
+        get()->quantise_rest(rest, out, x, scale, n);
+    }
+    return scale;
+}
+
+void l2c_add_rest(int32_t *sums, const int32_t *rest, size_t n) {
+    get()->add_rest(sums, rest, n);
 }
 
 void l2c_dequantise_row(float *y, const int32_t *sums, float x_scale, const float *scale,

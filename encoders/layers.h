@@ -25,8 +25,17 @@ void l2c_swiglu(float *out, const float *gate, const float *up, size_t n);
 /* x = exp(x - max x), unnormalised; returns the sum. */
 float l2c_softmax_exp(float *x, size_t n);
 
+/* Steps of the second int8 in one of the first: half a step either way fits. */
+#define L2C_REST_STEPS 254.0F
+
 /* out = round(x / scale), scale = max|x| / 127; returns the scale (0 for a row of zeros). */
 float l2c_quantise_row(int8_t *out, const float *x, size_t n);
+/* The same; and if a few outliers set a scale that leaves the other elements too few steps, what
+ * rounding lost as well: x ≈ scale * (out + rest / L2C_REST_STEPS). *fine: whether `rest` was
+ * written. */
+float l2c_quantise_row_fine(int8_t *out, int8_t *rest, bool *fine, const float *x, size_t n);
+/* sums += round(rest / L2C_REST_STEPS); |rest| below 2^29. */
+void l2c_add_rest(int32_t *sums, const int32_t *rest, size_t n);
 /* y = post(sums * x_scale * scale[i] + bias[i]); or, if accumulate, y += sums * x_scale * scale[i]
  * + bias[i] (post is NONE then). bias may be NULL. */
 void l2c_dequantise_row(float *y, const int32_t *sums, float x_scale, const float *scale,

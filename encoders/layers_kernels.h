@@ -107,13 +107,15 @@ TARGET static float FN(softmax_exp)(float *x, size_t n) {
     return sum;
 }
 
-TARGET static float FN(quantise_row)(int8_t *out, const float *x, size_t n) {
-    float most = 0;
-#pragma omp simd reduction(max : most)
+TARGET static float FN(quantise_row)(int8_t *out, float *squares, const float *x, size_t n) {
+    float most = 0, sum = 0;
+#pragma omp simd reduction(max : most) reduction(+ : sum)
     for (size_t i = 0; i < n; i++) {
         float a = __builtin_fabsf(x[i]);
         most = a > most ? a : most;
+        sum += a * a;
     }
+    *squares = sum;
     float inverse = most > 0 ? 127.0F / most : 0.0F;
     const float magic = 12582912.0F; // 1.5 * 2^23: adding it rounds to the nearest whole number
 #pragma omp simd
@@ -125,6 +127,32 @@ TARGET static float FN(quantise_row)(int8_t *out, const float *x, size_t n) {
         out[i] = (int8_t)v.i;
     }
     return most / 127.0F;
+}
+
+TARGET static void FN(quantise_rest)(int8_t *rest, const int8_t *row, const float *x, float scale,
+                                     size_t n) {
+    float inverse = 1.0F / scale;
+    const float magic = 12582912.0F; // as above
+#pragma omp simd
+    for (size_t i = 0; i < n; i++) {
+        union {
+            float f;
+            int32_t i;
+        } v = { .f = (x[i] * inverse - (float)row[i]) * L2C_REST_STEPS + magic };
+        rest[i] = (int8_t)v.i;
+    }
+}
+
+TARGET static void FN(add_rest)(int32_t *sums, const int32_t *rest, size_t n) {
+    const float magic = 12582912.0F;
+#pragma omp simd
+    for (size_t i = 0; i < n; i++) {
+        union {
+            float f;
+            int32_t i;
+        } v = { .f = (float)rest[i] * (1.0F / L2C_REST_STEPS) + magic };
+        sums[i] += v.i - 0x4B400000;
+    }
 }
 
 TARGET static void FN(dequantise_row)(float *y, const int32_t *sums, float x_scale,
@@ -168,7 +196,8 @@ TARGET static void FN(bf16_row)(uint16_t *out, const float *x, size_t n) {
         } v = { .f = x[i] };
         uint32_t rounded = (v.u + 0x7fffU + ((v.u >> 16) & 1U)) >> 16;
         uint32_t nan = (v.u >> 16) | 0x40U;
-        out[i] = (uint16_t)(x[i] == x[i] ? rounded : nan);
+        // By its bits: this file is compiled as if no comparison met a NaN.
+        out[i] = (uint16_t)((v.u & 0x7fffffffU) > 0x7f800000U ? nan : rounded);
     }
 }
 

@@ -10,8 +10,6 @@
 #define TOL_COS_MINI_IMAGE_F32 0.9999 /* JPEG decoders differ by a grey level */
 #define TOL_COS_MINI_BF16 0.9995
 #define TOL_COS_MINI_INT8 0.999
-/* Photos with VNNI and no tiles: the same rounding in another order, worst of 60 at 0.99875. */
-#define TOL_COS_MINI_IMAGE_INT8 (l2c_cpu_get()->amx_int8 ? TOL_COS_MINI_INT8 : 0.998)
 /* The fixtures have random weights and widths of 24 to 144: rounding shows more than in a real
  * model of that precision. */
 #define TOL_COS_FIXTURE_BF16 0.999
