@@ -72,11 +72,10 @@ l2cdb_status l2c_load_vector(const float **out, const l2c_tensors *set, l2c_aren
 l2cdb_status l2c_load_norm(l2c_norm *out, const l2c_tensors *set, l2c_arena *arena,
                            l2cdb_error *err, const char *fmt, ...) L2CDB_PRINTF(5, 6);
 /* What a Linear of a trunk is multiplied in when the model's precision is `precision`. int8 spares
- * the two products of a vision block whose inputs have no norm before them (attention's output and
- * the MLP's second matrix): their rows have outliers that one scale a row cannot serve. Measured on
- * l2c-mini, worst cosine of 60 photos against f32: all int8 0.9970, these two spared 0.9993; texts,
- * all int8: 0.9999. `name` is a canonical prefix (bundle.h). On processors without bf16 products
- * the spared ones are f32. Import stores by the same rule. */
+ * the patches, since pixels have more than eight bits, and the second matrix of a tower's MLP, whose
+ * input has outliers and no norm before it; on processors without bf16 products they are f32.
+ * `name` is a canonical prefix (bundle.h). Import stores by the same rule; docs/model.md has what
+ * it costs. */
 l2c_precision l2c_linear_policy(l2c_precision precision, const char *name);
 /* prefix.weight with prefix.bias and prefix.weight_scale where they exist, for up to four prefixes
  * (NULL-terminated list), stacked; in the precision that l2c_linear_policy gives the first. Weights

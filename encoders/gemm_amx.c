@@ -116,8 +116,8 @@ L2C_TILE static void swiglu(float *sums, size_t rows) {
 }
 
 /* Scale, bias, activation, and the way out for a block of rows and a panel; sums in place. rest:
- * the sums of the second int8 from the block's first fine row on, int8 only. begins: these sums are the first along K; later ones come
- * without bias and are added. */
+ * the sums of the second int8 from the block's first fine row on, int8 only. begins: these sums are
+ * the first along K; later ones come without bias and are added. */
 L2C_TILE static void finish(const l2c_linear *l, const l2c_raw_product *p, float *sums,
                             const int32_t *rest, size_t row, size_t rows, size_t panel,
                             bool begins) {

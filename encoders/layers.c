@@ -70,7 +70,7 @@ typedef struct kernels {
     {                                                                                              \
         layer_norm_##level, rms_norm_##level, activate_##level, swiglu_##level,                    \
             softmax_exp_##level, quantise_row_##level, quantise_rest_##level, add_rest_##level,    \
-            dequantise_row_##level, dequantise_add_##level, bf16_row_##level, tile_product_##level                         \
+            dequantise_row_##level, dequantise_add_##level, bf16_row_##level, tile_product_##level \
     }
 
 static kernels use = KERNELS(plain);
@@ -120,7 +120,7 @@ float l2c_quantise_row(int8_t *out, const float *x, size_t n) {
 
 /* The largest element of a row over its root mean square, from which on one int8 an element is not
  * enough. docs/model.md has what it was chosen by. */
-#define CREST_MOST 10.0F
+#define CREST_MOST 9.0F
 
 float l2c_quantise_row_fine(int8_t *out, int8_t *rest, bool *fine, const float *x, size_t n) {
     float squares;
