@@ -16,7 +16,6 @@
 #include "engine/engine.h"
 
 #define FILE_BYTES_MAX (UINT64_C(4) << 30)
-#define CAPTION_BYTES_MAX 16384
 
 typedef struct reader {
     const char *path;
@@ -49,7 +48,7 @@ static l2cdb_status emit(reader *r, const char *image, int64_t id, const char *t
     if (!l2c_utf8_valid(text, n, &bad) || memchr(text, '\0', n) != NULL) {
         return malformed(r, "the caption is not valid UTF-8", "UTF-8 text", err);
     }
-    if (n > CAPTION_BYTES_MAX) {
+    if (n > L2C_CAPTION_BYTES_MAX) {
         return malformed(r, "the caption is longer than 16384 bytes", "a sentence", err);
     }
     l2c_buf_clear(&r->text);

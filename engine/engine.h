@@ -197,6 +197,10 @@ l2cdb_status l2c_captions_encode(l2cdb *db, l2cdb_progress_fn progress, void *ct
 l2cdb_status l2c_view_fill(l2cdb *db, l2c_view *v, l2cdb_progress_fn progress, void *ctx,
                            uint64_t *filled, l2cdb_error *err);
 
+#define L2C_CAPTION_BYTES_MAX 16384
+/* E_INVALID if a caption's text is NULL, blank or not UTF-8, E_LIMIT if it is too long. */
+l2cdb_status l2c_caption_check(const char *text, l2cdb_error *err);
+
 /* ---- Files of captions ----------------------------------------------------------------------- */
 
 typedef struct l2c_caption_line {

@@ -402,7 +402,8 @@ static l2cdb_status put_sidecar_line(ingest *j, int64_t id, const char *line, si
     if (n == 0) {
         return L2CDB_OK;
     }
-    if (n > 16384 || memchr(line, '\0', n) != NULL || !l2c_utf8_valid(line, n, NULL)) {
+    if (n > L2C_CAPTION_BYTES_MAX || memchr(line, '\0', n) != NULL ||
+        !l2c_utf8_valid(line, n, NULL)) {
         j->report.captions_unmatched++;
         return L2CDB_OK;
     }

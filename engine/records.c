@@ -8,7 +8,6 @@
 #include "engine/engine.h"
 #include "engine/photo.h"
 
-#define CAPTION_BYTES_MAX 16384
 #define NAME_BYTES_MAX 1024
 
 static l2cdb_status begin_write(l2cdb *db, l2cdb_error *err) {
@@ -258,19 +257,24 @@ static l2cdb_status store_caption(l2cdb *db, l2c_view *v, l2c_caption_record *r,
     return rc;
 }
 
+l2cdb_status l2c_caption_check(const char *text, l2cdb_error *err) {
+    if (text == NULL || l2c_utf8_blank(text)) {
+        return l2c_fail(err, L2CDB_E_INVALID, "a caption needs a text");
+    }
+    size_t n = strlen(text), bad;
+    if (n > L2C_CAPTION_BYTES_MAX) {
+        return l2c_fail(err, L2CDB_E_LIMIT, "the caption's text has %zu bytes, at most %d are kept",
+                        n, L2C_CAPTION_BYTES_MAX);
+    }
+    if (!l2c_utf8_valid(text, n, &bad)) {
+        return l2c_fail(err, L2CDB_E_INVALID, "the caption's text is not valid UTF-8 at byte %zu",
+                        bad);
+    }
+    return L2CDB_OK;
+}
+
 static l2cdb_status write_caption(l2cdb *db, l2c_caption_record *r, l2cdb_error *err) {
-    if (r->text == NULL || l2c_utf8_blank(r->text)) {
-        return l2c_fail(err, L2CDB_E_INVALID, "the caption is empty");
-    }
-    size_t n = strlen(r->text), bad;
-    if (n > CAPTION_BYTES_MAX) {
-        return l2c_fail(err, L2CDB_E_LIMIT, "the caption has %zu bytes, at most %d are kept", n,
-                        CAPTION_BYTES_MAX);
-    }
-    if (!l2c_utf8_valid(r->text, n, &bad)) {
-        return l2c_fail(err, L2CDB_E_INVALID, "the caption is not valid UTF-8 at byte %zu", bad);
-    }
-    l2cdb_status rc = L2CDB_OK;
+    l2cdb_status rc = l2c_caption_check(r->text, err);
     bool stale = true;
     while (rc == L2CDB_OK && stale) {
         l2c_view *v;

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "engine/base/json.h"
-#include "engine/base/utf8.h"
 
 static const char *const vector_columns[] = { "embedding", "score", "distance" };
 
@@ -21,17 +20,6 @@ static l2cdb_status begin_write(l2c_sql_conn *c, l2cdb_error *err) {
 
 static const char *text_of(sqlite3_value *v) {
     return sqlite3_value_type(v) == SQLITE_NULL ? NULL : (const char *)sqlite3_value_text(v);
-}
-
-static l2cdb_status check_caption(const char *text, l2cdb_error *err) {
-    if (text == NULL || l2c_utf8_blank(text)) {
-        return l2c_fail(err, L2CDB_E_INVALID, "a caption needs a text");
-    }
-    size_t bad;
-    if (!l2c_utf8_valid(text, strlen(text), &bad)) {
-        return l2c_fail(err, L2CDB_E_INVALID, "a caption's text is UTF-8; byte %zu is not", bad);
-    }
-    return L2CDB_OK;
 }
 
 /* Column `name` of the new row, or NULL if the statement leaves it alone. */
@@ -129,7 +117,7 @@ static l2cdb_status insert_row(l2c_sql_images *t, sqlite3_value **args, sqlite3_
         .source = text_of(new_value(g, args, "source")),
     };
     if (rc == L2CDB_OK) {
-        rc = check_caption(r.text, err);
+        rc = l2c_caption_check(r.text, err);
     }
     if (rc != L2CDB_OK) {
         return rc;
@@ -227,7 +215,7 @@ static l2cdb_status update_caption(l2c_sql_images *t, int64_t id, sqlite3_value 
         sqlite3_value *text = new_value(g, args, "text");
         sqlite3_value *language = new_value(g, args, "language");
         const char *new_text = text != NULL ? text_of(text) : r.text;
-        rc = check_caption(new_text, err);
+        rc = l2c_caption_check(new_text, err);
         if (rc == L2CDB_OK) {
             rc = l2c_captions_update(store, id, new_text,
                                      language != NULL ? text_of(language) : r.language, err);

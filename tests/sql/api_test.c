@@ -159,6 +159,8 @@ static void errors(void **state) {
         { "INSERT INTO captions(image_id, text) VALUES(1, ' ')", L2CDB_E_INVALID, -1, "text" },
         { "INSERT INTO captions(image_id, text) VALUES(99999, 'x')", L2CDB_E_NOTFOUND, -1,
           "99999" },
+        { "INSERT INTO captions(image_id, text) VALUES(1, hex(zeroblob(8193)))", L2CDB_E_LIMIT, -1,
+          "16386 bytes" },
         { "DELETE FROM image", L2CDB_E_DENIED, -1, "table image" },
         { "DROP TABLE embedding", L2CDB_E_DENIED, -1, "embedding" },
         { "DROP INDEX nosuch", L2CDB_E_NOTFOUND, -1, "nosuch" },
