@@ -72,8 +72,8 @@ l2cdb_status l2c_load_vector(const float **out, const l2c_tensors *set, l2c_aren
 l2cdb_status l2c_load_norm(l2c_norm *out, const l2c_tensors *set, l2c_arena *arena,
                            l2cdb_error *err, const char *fmt, ...) L2CDB_PRINTF(5, 6);
 /* What a Linear of a trunk is multiplied in when the model's precision is `precision`. int8 spares
- * the patches, since pixels have more than eight bits, and the second matrix of a tower's MLP, whose
- * input has outliers and no norm before it; on processors without bf16 products they are f32.
+ * the patches, since pixels have more than eight bits, and the second matrix of a tower's MLP,
+ * whose input has outliers and no norm before it; on processors without bf16 products they are f32.
  * `name` is a canonical prefix (bundle.h). Import stores by the same rule; docs/model.md has what
  * it costs. */
 l2c_precision l2c_linear_policy(l2c_precision precision, const char *name);

@@ -420,10 +420,10 @@ static l2cdb_status apply_unfused(const l2c_linear *l, l2c_raw_product raw, l2c_
     return rc;
 }
 
-/* f32 or bf16 products into f32 or bf16 rows. An f32 product whose next linear wants other rows (a
- * bundle of mixed precision) goes through f32. */
-static l2cdb_status apply_fused(const l2c_linear *l, const l2c_product *p, const l2c_rows *x,
-                                l2c_arena *arena, l2cdb_error *err) {
+/* Products that leave their backend as f32 or bf16 rows. One whose next linear wants other rows
+ * than that (a bundle of mixed precision) goes through f32. */
+static l2cdb_status apply_direct(const l2c_linear *l, const l2c_product *p, const l2c_rows *x,
+                                 l2c_arena *arena, l2cdb_error *err) {
     const size_t width = p->post == L2C_POST_SWIGLU ? l->pair : l->out;
     l2c_raw_product raw = {
         .x = x->data,
@@ -509,7 +509,7 @@ l2cdb_status l2c_linear_apply(const l2c_linear *l, const l2c_product *p, l2c_are
     }
     rc = l->precision == L2C_PRECISION_INT8 && !l->backend->scales
              ? apply_int8(l, p, x, arena, err)
-             : apply_fused(l, p, x, arena, err);
+             : apply_direct(l, p, x, arena, err);
 done:
     l2c_arena_reset(arena, mark);
     return rc;
