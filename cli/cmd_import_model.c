@@ -40,7 +40,10 @@ static int run(const char *const *args, size_t args_count) {
     if (status != L2CDB_OK) {
         return l2c_session_fail(&err);
     }
-    printf("model: %s\nuse it with: l2cdb ingest --model %s DIR\n", o.out, o.out);
+    // An LLM alone has no heads, so no vectors to search photos with.
+    const char *verb = o.vision != NULL ? "ingest" : "encode";
+    printf("model: %s\nuse it with: l2cdb %s --model %s %s\n", o.out, verb, o.out,
+           o.vision != NULL ? "DIR" : "TEXT");
     return L2C_EXIT_DONE;
 }
 
