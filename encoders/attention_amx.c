@@ -10,35 +10,12 @@
 #include <math.h>
 
 #include "encoders/amx_split.h"
-
-#define FN(name) name##_tile
-#define TARGET L2C_TILE
-#include "encoders/math_kernels.h"
+#include "encoders/layers.h"
 
 enum { QUERY_ROWS = 32, BLOCK = L2C_PANEL };
 
 static size_t blocks(size_t n) {
     return (n + BLOCK - 1) / BLOCK;
-}
-
-/* x = exp(x - max x), unnormalised; returns the sum. What follows the row up to whole vectors of 16
- * is overwritten with next to nothing: one more vector costs less than its elements one by one. */
-L2C_TILE static float softmax_row(float *x, size_t T) {
-    const size_t all = (T + 15) / 16 * 16;
-    for (size_t i = T; i < all; i++) {
-        x[i] = -1e30F;
-    }
-    float most = x[0], sum = 0;
-#pragma omp simd reduction(max : most)
-    for (size_t i = 0; i < all; i++) {
-        most = x[i] > most ? x[i] : most;
-    }
-#pragma omp simd reduction(+ : sum)
-    for (size_t i = 0; i < all; i++) {
-        x[i] = exp_tile(x[i] - most);
-        sum += x[i];
-    }
-    return sum;
 }
 
 typedef struct tile {
@@ -81,7 +58,7 @@ L2C_TILE static inline __attribute__((always_inline)) void run_tile(const l2c_at
     product(t->scores, t->T_blocks, t->q, t->keys, t->D_blocks, rows, terms);
     float sums[QUERY_ROWS];
     for (size_t r = 0; r < rows; r++) {
-        sums[r] = softmax_row(t->scores + r * T_padded, t->T);
+        sums[r] = l2c_softmax_exp(t->scores + r * T_padded, t->T);
     }
     const l2c_split_operand weights = {
         .x = t->scores, .along = 1, .across = T_padded, .count = rows, .depth = t->T, .alpha = 1

@@ -117,10 +117,10 @@ L2C_TILE static void swiglu(float *sums, size_t rows) {
 
 /* Scale, bias, activation, and the way out for a block of rows and a panel; sums in place. rest:
  * the sums of the second int8 from the block's first fine row on, int8 only. begins: these sums are
- * the first along K; later ones come without bias and are added. */
-L2C_TILE static void finish(const l2c_linear *l, const l2c_raw_product *p, float *sums,
-                            const int32_t *rest, size_t row, size_t rows, size_t panel,
-                            bool begins) {
+ * the first along K; later ones come without bias and are added. Returns what follows in rest. */
+L2C_TILE static const int32_t *finish(const l2c_linear *l, const l2c_raw_product *p, float *sums,
+                                      const int32_t *rest, size_t row, size_t rows, size_t panel,
+                                      bool begins) {
     const columns c = columns_of(l, panel);
     const size_t first = c.first[0], second = c.first[1];
     const __mmask16 low = (__mmask16)((1u << c.count[0]) - 1);
@@ -180,6 +180,7 @@ L2C_TILE static void finish(const l2c_linear *l, const l2c_raw_product *p, float
         _mm512_mask_storeu_ps(y + first, low, a);
         _mm512_mask_storeu_ps(y + second, also, b);
     }
+    return rest;
 }
 
 static size_t count_true(const bool *a, size_t n) {
@@ -248,8 +249,7 @@ L2C_TILE static void run_panel(const l2c_linear *l, const l2c_raw_product *p, co
                 l2c_tiles_bf16(c, c_bytes, x, x_bytes, b, steps, k == 0, ahead, call);
             }
             if (k + steps == s->steps) {
-                finish(l, p, c, fine, s->row + row, rows, n, s->step == 0);
-                fine += L2C_PANEL * (int8 ? count_true(p->x_fine + s->row + row, rows) : 0);
+                fine = finish(l, p, c, fine, s->row + row, rows, n, s->step == 0);
             }
         }
     }

@@ -22,7 +22,8 @@ void l2c_rms_norm(float *out, const float *x, const float *weight, size_t n, flo
 void l2c_activate(float *x, size_t n, l2c_post post);
 /* out = silu(gate) * up; out may be either. */
 void l2c_swiglu(float *out, const float *gate, const float *up, size_t n);
-/* x = exp(x - max x), unnormalised; returns the sum. */
+/* x = exp(x - max x), unnormalised; returns the sum. What follows up to whole vectors of 16 belongs
+ * to x and is overwritten with next to nothing. */
 float l2c_softmax_exp(float *x, size_t n);
 
 /* Steps of the second int8 in one of the first: half a step either way fits. */

@@ -94,13 +94,18 @@ TARGET static void FN(swiglu)(float *out, const float *gate, const float *up, si
 }
 
 TARGET static float FN(softmax_exp)(float *x, size_t n) {
+    // One more vector costs less than its elements one by one.
+    const size_t all = (n + 15) / 16 * 16;
+    for (size_t i = n; i < all; i++) {
+        x[i] = -1e30F;
+    }
     float most = x[0], sum = 0;
 #pragma omp simd reduction(max : most)
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < all; i++) {
         most = x[i] > most ? x[i] : most;
     }
 #pragma omp simd reduction(+ : sum)
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < all; i++) {
         x[i] = FN(exp)(x[i] - most);
         sum += x[i];
     }

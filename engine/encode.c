@@ -102,8 +102,11 @@ l2cdb_status l2c_encode_texts(l2cdb *db, l2c_view *v, const char *const *texts, 
             rc = l2c_fail(err, L2CDB_E_INVALID, "the text is not valid UTF-8 at byte %zu", bad);
         }
     }
-    if (rc != L2CDB_OK || pooling) {
-        return rc == L2CDB_OK ? encode_pooled(db, model, texts, n, out, err) : rc;
+    if (rc != L2CDB_OK) {
+        return rc;
+    }
+    if (pooling) {
+        return encode_pooled(db, model, texts, n, out, err);
     }
     size_t width = l2c_model_get_info(model)->width;
     return features != NULL
